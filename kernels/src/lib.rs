@@ -1,0 +1,16 @@
+//! Block formats, quantization and CPU kernels of `mdl`.
+//!
+//! Every `unsafe` line of the project is in this crate, behind safe functions that check lengths
+//! before they touch memory. The portable code is the definition of each routine; a specialised
+//! one is chosen at run time ([`level`]) and must give the same bits.
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`tensor_type`] | the GGML tensor types: ids, names, block geometry |
+//! | [`level`] | which instruction set runs, detected once |
+
+pub mod level;
+pub mod tensor_type;
+
+pub use level::Level;
+pub use tensor_type::TensorType;

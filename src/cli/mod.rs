@@ -1,0 +1,1 @@
+//! The command line: a file per subcommand, arguments in, one call down, text out; no logic.

@@ -1,0 +1,1 @@
+//! Evaluates expressions and writes what a build emits.

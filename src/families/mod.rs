@@ -1,0 +1,1 @@
+//! One file per model family: names, metadata and the decoder's specification.

@@ -1,0 +1,1 @@
+//! Untrusted bytes in, checked values out: GGUF, Safetensors, Hugging Face configurations, adapters.

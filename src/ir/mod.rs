@@ -1,0 +1,85 @@
+//! The intermediate representation: data and nothing else.
+//!
+//! A [`Module`] is what a Modelfile means: GGUF metadata (the tokenizer's arrays among them), a
+//! [`Prompt`], and a list of [`Tensor`]s whose contents are expressions ([`Expr`]) that nobody has
+//! evaluated yet. Passes rewrite it; only `codegen` reads weights.
+
+mod expr;
+mod metadata;
+mod prompt;
+
+pub use expr::{Expr, FileId, Imatrix, Shape};
+pub use metadata::{Array, Metadata, Value, ValueType};
+pub use prompt::{Message, ParameterValue, Prompt, Role};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::world::File;
+
+/// A file that expressions load from.
+#[derive(Clone)]
+pub struct SourceFile {
+    /// The path, as the user would recognise it.
+    pub path: PathBuf,
+    /// The open file.
+    pub file: Arc<dyn File>,
+}
+
+impl std::fmt::Debug for SourceFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SourceFile({}, {} bytes)", self.path.display(), self.file.len())
+    }
+}
+
+/// A named tensor whose value is an expression.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// Its name: GGUF's once imported (`blk.0.attn_q.weight`), the checkpoint's before.
+    pub name: String,
+    /// What it is made of.
+    pub expr: Expr,
+}
+
+impl Tensor {
+    /// The shape, outermost dimension first; the last one is contiguous.
+    pub fn shape(&self) -> Shape {
+        self.expr.shape()
+    }
+}
+
+/// A model under compilation.
+#[derive(Clone, Debug, Default)]
+pub struct Module {
+    /// GGUF key-values, in the order they are written.
+    pub metadata: Metadata,
+    /// Template, system prompt, messages, parameters, licenses.
+    pub prompt: Prompt,
+    /// The tensors, in the order they are written.
+    pub tensors: Vec<Tensor>,
+    /// The files that [`Expr::Load`] refers to by index.
+    pub files: Vec<SourceFile>,
+}
+
+impl Module {
+    /// Adds a source file and returns the number expressions use for it.
+    pub fn add_file(&mut self, path: impl Into<PathBuf>, file: Arc<dyn File>) -> FileId {
+        self.files.push(SourceFile { path: path.into(), file });
+        FileId(self.files.len() - 1)
+    }
+
+    /// `general.architecture`, once there is one.
+    pub fn architecture(&self) -> Option<&str> {
+        self.metadata.str("general.architecture")
+    }
+
+    /// The tensor with this name.
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.iter().find(|t| t.name == name)
+    }
+
+    /// The number of weights: the product of each tensor's shape, added up.
+    pub fn parameter_count(&self) -> u64 {
+        self.tensors.iter().map(|t| t.shape().len()).fold(0, u64::saturating_add)
+    }
+}

@@ -1,0 +1,1 @@
+//! The Modelfile language: parse, AST, lower, format, lint.

@@ -1,0 +1,1 @@
+//! The passes: each rewrites the module and reads no weight.

@@ -1,0 +1,1 @@
+//! Executes a model: program, engine, KV cache, sampler.
