@@ -1,1 +1,107 @@
-//! Every pass in order, on one screen.
+//! Every pass in order, with the verifier between them, on one screen.
+
+use std::path::{Path, PathBuf};
+
+use crate::codegen::{self, Progress};
+use crate::diagnostic::{Diagnostic, Result};
+use crate::ir::Module;
+use crate::modelfile::{self, Checked, Recipe};
+use crate::passes::{Context, fuse, import, package, quantize, resolve, verify};
+use crate::store::{Name, Published, Store};
+use crate::world::{self, EntryKind, World};
+
+/// A Modelfile that was read and checked, and the directory its paths start from.
+pub struct Input {
+    /// The file, as it was named.
+    pub path: PathBuf,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// The tree, the recipe, and what is wrong with them.
+    pub checked: Checked,
+}
+
+/// Reads `path`: a Modelfile, or a directory that has one. A directory with weights but no Modelfile is
+/// read as if it had one that says `FROM .`.
+///
+/// # Errors
+/// There is no such file, or it is no text.
+pub fn read(world: &dyn World, path: &Path) -> Result<Input> {
+    let is_directory = world.kind(path) == Some(EntryKind::Directory);
+    let file = if is_directory { path.join("Modelfile") } else { path.to_owned() };
+    let directory = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let bytes = if is_directory && world.kind(&file).is_none() {
+        b"FROM .\n".to_vec()
+    } else {
+        world::read_file(world, &file, modelfile::MAX_BYTES as u64)?
+    };
+    let checked = modelfile::check(world, &directory, &file.display().to_string(), &bytes);
+    Ok(Input { path: file, directory, checked })
+}
+
+/// Plans a build: no weight is read. `observe` sees the module after each pass.
+///
+/// # Errors
+/// What the passes and the verifier report.
+pub fn compile(
+    recipe: &Recipe,
+    context: &Context<'_>,
+    observe: &mut dyn FnMut(&'static str, &Module),
+) -> Result<Module> {
+    let module = resolve::run(recipe, context)?;
+    verify::structure(&module)?;
+    observe("resolve", &module);
+
+    let module = import::run(module, context)?;
+    verify::structure(&module)?;
+    verify::family(&module)?;
+    observe("import", &module);
+
+    let module = fuse::run(module, context)?;
+    verify::structure(&module)?;
+    observe("fuse", &module);
+
+    let module = quantize::run(module, context)?;
+    verify::structure(&module)?;
+    verify::family(&module)?;
+    observe("quantize", &module);
+    Ok(module)
+}
+
+/// Makes the artifacts of a planned module and gives them a name in the store.
+///
+/// # Errors
+/// The weights cannot be read or encoded, or the store cannot be written. The store is as it was then.
+pub fn publish(module: &Module, store: &Store, name: &Name, progress: &dyn Progress) -> Result<Published> {
+    let package = package::pack(module)?;
+    let writer = store.writer()?;
+    let weights = codegen::weights_layer(module, &writer, progress)?;
+    progress.pass("publish");
+    let mut layers = vec![weights];
+    for layer in &package.layers {
+        layers.push(writer.write_layer(layer.media_type, &layer.bytes)?);
+    }
+    writer.publish(name, &package.config, layers)
+}
+
+/// Writes the GGUF file of a planned module to `path`, outside of any store. A failure leaves nothing
+/// there.
+///
+/// # Errors
+/// The weights cannot be read or encoded, or the file cannot be written.
+pub fn write_gguf(module: &Module, path: &Path, progress: &dyn Progress) -> Result<u64> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let failed = |e: &std::io::Error| Diagnostic::io("write", path, e);
+    let file = tempfile::NamedTempFile::new_in(directory).map_err(|e| failed(&e))?;
+    let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
+    let written = codegen::write_weights(module, &mut out, progress)?;
+    let file = out.into_inner().map_err(|e| failed(e.error()))?;
+    file.as_file().sync_all().map_err(|e| failed(&e))?;
+    file.persist(path).map_err(|e| failed(&e.error))?;
+    Ok(written)
+}

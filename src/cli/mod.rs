@@ -1,1 +1,180 @@
 //! The command line: a file per subcommand, arguments in, one call down, text out; no logic.
+
+mod build;
+mod check;
+mod fmt;
+mod models;
+mod progress;
+pub mod report;
+mod run;
+mod show;
+mod table;
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::diagnostic::{Diagnostic, Errors, Result, Severity};
+use crate::store::Store;
+
+/// A compiler for language models: a Modelfile in, content-addressed artifacts out.
+#[derive(Parser)]
+#[command(name = "mdl", version, max_term_width = 100, after_help = EXAMPLES, infer_subcommands = false)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mdl build -q q4_K_M -t story Modelfile    compile a Modelfile and name the result
+  mdl run story \"Once upon a time\"          run it
+  mdl check --message-format json           diagnose ./Modelfile for an editor or CI
+
+Exit codes: 0 done, 1 the input is wrong, 2 usage, 3 the environment failed.";
+
+/// Options of every command.
+#[derive(Args, Clone)]
+struct Global {
+    /// The model store [default: $MDL_MODELS, else the platform's data directory]
+    #[arg(long, global = true, value_name = "DIR")]
+    store: Option<PathBuf>,
+
+    /// How diagnostics are printed
+    #[arg(long, global = true, value_enum, default_value_t = MessageFormat::Human, value_name = "FORMAT")]
+    message_format: MessageFormat,
+
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    color: Color,
+
+    /// How progress is shown [auto: bars on a terminal, lines elsewhere]
+    #[arg(long, global = true, value_enum, default_value_t = progress::Style::Auto, value_name = "STYLE")]
+    progress: progress::Style,
+
+    /// Threads to use [default: all cores]
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum MessageFormat {
+    /// For people: the source line and a caret
+    Human,
+    /// One JSON object per diagnostic
+    Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compile a Modelfile into a model
+    Build(build::Build),
+    /// Run a model: one prompt, or standard input
+    Run(run::Run),
+    /// Diagnose a Modelfile without building it
+    Check(check::Check),
+    /// Format a Modelfile
+    Fmt(fmt::Fmt),
+    /// Show what a model is made of
+    Show(show::Show),
+    /// List the models of the store
+    #[command(visible_alias = "ls")]
+    List(models::List),
+    /// Copy a model to another name
+    Cp(models::Cp),
+    /// Remove models
+    Rm(models::Rm),
+    /// Re-hash every blob and follow every manifest
+    Verify(models::Verify),
+    /// Remove what no model uses and what killed builds left
+    Gc(models::Gc),
+}
+
+/// Parses the process's arguments, runs the command, prints its diagnostics.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    let global = cli.global.clone();
+    if let Some(threads) = global.threads {
+        // Only fails when the pool exists already, which it does not yet.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    }
+    let result = match cli.command {
+        Command::Build(c) => c.run(&global),
+        Command::Run(c) => c.run(&global),
+        Command::Check(c) => c.run(&global),
+        Command::Fmt(c) => c.run(&global),
+        Command::Show(c) => c.run(&global),
+        Command::List(c) => c.run(&global),
+        Command::Cp(c) => c.run(&global),
+        Command::Rm(c) => c.run(&global),
+        Command::Verify(c) => c.run(&global),
+        Command::Gc(c) => c.run(&global),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(errors) => {
+            global.print(&errors.0);
+            ExitCode::from(errors.exit_code())
+        }
+    }
+}
+
+impl Global {
+    /// Prints diagnostics to standard error, and counts them by the way they end a command.
+    fn print(&self, diagnostics: &[Diagnostic]) {
+        let color = match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        };
+        for d in diagnostics {
+            match self.message_format {
+                MessageFormat::Human => anstream::eprintln!("{}", report::render(d, color)),
+                MessageFormat::Json => eprintln!("{}", report::json(d)),
+            }
+        }
+    }
+
+    /// Prints warnings; under `deny` they are errors.
+    ///
+    /// # Errors
+    /// There were warnings and `deny` is set.
+    fn warn(&self, warnings: &[Diagnostic], deny: bool) -> Result<()> {
+        self.print(warnings);
+        let count = warnings.iter().filter(|d| d.severity == Severity::Warning).count();
+        if deny && count > 0 {
+            let message = if count == 1 { "1 warning".to_owned() } else { format!("{count} warnings") };
+            return Err(Diagnostic::error(format!("{message}, and `--deny-warnings` is given"))
+                .code("denied-warnings")
+                .into());
+        }
+        Ok(())
+    }
+
+    /// Opens the store, making it where there is none.
+    fn open_store(&self) -> Result<Store> {
+        Store::open_or_create(&Store::locate(self.store.as_deref(), &|name| std::env::var_os(name))?)
+    }
+}
+
+/// An error that stands alone, for a command that has no text to point at.
+fn usage(message: impl Into<String>) -> Errors {
+    Diagnostic::usage(message).into()
+}

@@ -48,6 +48,45 @@ impl Tensor {
     }
 }
 
+/// A text of a checkpoint that has not been imported yet: `config.json`, `tokenizer.json`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SourceText {
+    /// Its name inside the checkpoint.
+    pub name: String,
+    /// The path, as the user would recognise it.
+    pub path: PathBuf,
+    /// What it says.
+    pub bytes: Arc<[u8]>,
+}
+
+impl std::fmt::Debug for SourceText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SourceText({}, {} bytes)", self.name, self.bytes.len())
+    }
+}
+
+/// A low-rank change of one matrix, not fused yet.
+#[derive(Clone, Debug)]
+pub struct AdapterPair {
+    /// The matrix it changes: the checkpoint's or GGUF's name, without `.weight`.
+    pub target: String,
+    /// `[rank, cols]`
+    pub a: Expr,
+    /// `[rows, rank]`
+    pub b: Expr,
+    /// The factor of `b x a`.
+    pub scale: f32,
+}
+
+/// An adapter, not fused yet.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// Where it came from.
+    pub path: PathBuf,
+    /// Its changes.
+    pub pairs: Vec<AdapterPair>,
+}
+
 /// A model under compilation.
 #[derive(Clone, Debug, Default)]
 pub struct Module {
@@ -59,6 +98,13 @@ pub struct Module {
     pub tensors: Vec<Tensor>,
     /// The files that [`Expr::Load`] refers to by index.
     pub files: Vec<SourceFile>,
+    /// The texts of a checkpoint; `import` turns them into metadata and leaves none.
+    pub texts: Vec<SourceText>,
+    /// Adapters to fuse; `fuse` leaves none.
+    pub adapters: Vec<Adapter>,
+    /// The GGUF file that holds exactly this metadata and these tensors. A pass that changes
+    /// either clears it; while it is set, the file itself is the artifact.
+    pub verbatim: Option<FileId>,
 }
 
 impl Module {
@@ -76,6 +122,11 @@ impl Module {
     /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.tensors.iter().find(|t| t.name == name)
+    }
+
+    /// The text of a checkpoint with this name.
+    pub fn text(&self, name: &str) -> Option<&SourceText> {
+        self.texts.iter().find(|t| t.name == name)
     }
 
     /// The number of weights: the product of each tensor's shape, added up.

@@ -1,0 +1,213 @@
+//! `mdl build`.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::{Global, progress::Shown, table, usage};
+use crate::diagnostic::{Diagnostic, Result};
+use crate::formats::imatrix;
+use crate::ir::Module;
+use crate::modelfile::Recipe;
+use crate::passes::quantize::{TensorTypeRule, mixture};
+use crate::passes::{Context, Options, package, plan};
+use crate::pipeline::{self, Input};
+use crate::store::Name;
+use crate::world::SystemWorld;
+
+/// Compiles a Modelfile: resolves FROM and ADAPTER, imports, fuses, quantizes, and gives the result a
+/// name in the store.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  mdl build -q q4_K_M -t story testdata/storyteller/Modelfile
+  mdl build -q q4_K_M --tensor-type 'attn_v=q6_K' -t mine:careful .
+  mdl build -q q5_K_M --dry-run Modelfile            what would be built; reads no weight
+  mdl build -q q8_0 --emit gguf -o model.gguf .      a GGUF file instead of a named model
+  mdl build --emit plan Modelfile                    the module after each pass")]
+pub(super) struct Build {
+    /// A Modelfile, or a directory with one or with weights
+    #[arg(default_value = "Modelfile", value_name = "PATH")]
+    path: PathBuf,
+
+    /// The name of the model [default: the name of the Modelfile's directory]
+    #[arg(short = 't', long = "tag", value_name = "NAME[:TAG]")]
+    tag: Option<String>,
+
+    /// A quantization: f32 f16 bf16 q8_0 q6_K q5_K_M q5_K_S q5_1 q5_0 q4_K_M q4_K_S q4_1 q4_0 iq4_nl iq4_xs
+    /// q3_K_L q3_K_M q3_K_S q2_K [default: the types of the source]
+    #[arg(short, long, value_name = "PRESET")]
+    quantize: Option<String>,
+
+    /// The type of the tensors whose names match; may be repeated, the first that matches decides
+    #[arg(long, value_name = "REGEX=TYPE")]
+    tensor_type: Vec<String>,
+
+    /// An importance matrix, as llama.cpp's llama-imatrix writes it
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+
+    /// Quantize weights that are quantized already
+    #[arg(long)]
+    allow_requantize: bool,
+
+    /// Fail on warnings
+    #[arg(long)]
+    deny_warnings: bool,
+
+    /// Say what would be built, and build nothing
+    #[arg(long, conflicts_with = "emit")]
+    dry_run: bool,
+
+    /// Write this instead of a named model
+    #[arg(long, value_enum, value_name = "KIND")]
+    emit: Option<Emit>,
+
+    /// Where `--emit` writes [default: standard output]
+    #[arg(short, long, value_name = "FILE", requires = "emit")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Emit {
+    /// The Modelfile as parsed
+    Ast,
+    /// The Modelfile as understood
+    Recipe,
+    /// The module after each pass
+    Plan,
+    /// The model as a GGUF file
+    Gguf,
+}
+
+impl Build {
+    pub(super) fn run(self, global: &Global) -> Result<()> {
+        let options = self.options()?;
+        let world = SystemWorld;
+        let input = pipeline::read(&world, &self.path)?;
+        if self.emit == Some(Emit::Ast) && !input.checked.ast.has_errors() {
+            return self.write_text(&input.checked.ast.to_string());
+        }
+        let name = self.name(&input)?;
+        let Input { directory, checked, .. } = input;
+        let (recipe, warnings) = checked.into_recipe()?;
+        global.warn(&warnings, self.deny_warnings)?;
+        if self.emit == Some(Emit::Recipe) {
+            return self.write_text(&recipe.to_string());
+        }
+        let store = global.open_store()?;
+        let context = Context::new(&world, Some(&store), directory, options);
+        let mut text = String::new();
+        let module = self.compile(&recipe, &context, &mut text, global)?;
+        let progress = Shown::new(global.progress);
+        match self.emit {
+            Some(Emit::Gguf) => {
+                let path = self.output.as_deref().ok_or_else(|| usage("`--emit gguf` needs `-o FILE`"))?;
+                let written = pipeline::write_gguf(&module, path, &progress)?;
+                eprintln!("wrote {} ({})", path.display(), table::size(written));
+                Ok(())
+            }
+            Some(_) => self.write_text(&text),
+            None if self.dry_run => {
+                println!("{}", summary(&name, &module));
+                Ok(())
+            }
+            None => {
+                let published = pipeline::publish(&module, &store, &name, &progress)?;
+                println!("{}", summary(&name, &module));
+                println!("{}", published.digest);
+                Ok(())
+            }
+        }
+    }
+
+    fn compile(
+        &self,
+        recipe: &Recipe,
+        context: &Context<'_>,
+        text: &mut String,
+        global: &Global,
+    ) -> Result<Module> {
+        let mut observe = |pass: &'static str, module: &Module| {
+            if self.emit == Some(Emit::Plan) {
+                text.push_str(&plan::print(pass, module));
+            }
+        };
+        let result = pipeline::compile(recipe, context, &mut observe);
+        let notes = context.take_notes();
+        match result {
+            Ok(module) => global.warn(&notes, self.deny_warnings).map(|()| module),
+            Err(errors) => {
+                global.print(&notes);
+                Err(errors)
+            }
+        }
+    }
+
+    fn options(&self) -> Result<Options> {
+        let preset = match &self.quantize {
+            None => None,
+            Some(name) => Some(mixture::find(name).ok_or_else(|| unknown_preset(name))?),
+        };
+        let tensor_types =
+            self.tensor_type.iter().map(|t| TensorTypeRule::parse(t)).collect::<Result<Vec<_>>>()?;
+        let imatrix = match &self.imatrix {
+            None => None,
+            Some(path) => Some(imatrix::read(&SystemWorld, path)?),
+        };
+        Ok(Options { preset, tensor_types, imatrix, allow_requantize: self.allow_requantize })
+    }
+
+    fn name(&self, input: &Input) -> Result<Name> {
+        if let Some(tag) = &self.tag {
+            return Name::parse(tag).map_err(|mut e| {
+                e.0.iter_mut().for_each(|d| d.kind = crate::diagnostic::Kind::Usage);
+                e
+            });
+        }
+        let directory = std::path::absolute(&input.directory).unwrap_or_else(|_| input.directory.clone());
+        let base = directory.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Name::parse(&base).map_err(|_| {
+            let d = Diagnostic::usage(format!("`{base}`, the directory's name, cannot name a model"));
+            d.help("give a name with `-t NAME`").into()
+        })
+    }
+
+    fn write_text(&self, text: &str) -> Result<()> {
+        match &self.output {
+            Some(path) => write_file(path, text),
+            None => {
+                print!("{text}");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(|e| Diagnostic::io("write", path, &e).into())
+}
+
+fn unknown_preset(name: &str) -> Diagnostic {
+    let names = mixture::PRESETS.iter().map(|p| p.name);
+    let near = names.clone().max_by(|a, b| {
+        let like = |n: &str| strsim::jaro_winkler(&n.to_lowercase(), &name.to_lowercase());
+        like(a).total_cmp(&like(b))
+    });
+    Diagnostic::usage(format!("`{name}` is no quantization"))
+        .code("unknown-preset")
+        .help(format!("did you mean `{}`?", near.unwrap_or("q4_K_M")))
+        .help(format!("there are: {}", names.collect::<Vec<_>>().join(" ")))
+}
+
+/// One line: name, architecture, parameters, type, size.
+fn summary(name: &Name, module: &Module) -> String {
+    let bytes = module.tensors.iter().map(|t| plan::bytes(&t.expr).1).fold(0, u64::saturating_add);
+    format!(
+        "{name}  {} {} {}  {}",
+        module.architecture().unwrap_or("?"),
+        package::human_number(module.parameter_count()),
+        package::file_type(&module.metadata),
+        table::size(bytes)
+    )
+}

@@ -1,0 +1,432 @@
+//! Makes rows of an expression.
+//!
+//! An [`Evaluator`] is bound to one expression. Operations that only move rows (`Load`,
+//! `PermuteRope`, `Split`, `Stack`) become a map from output row to input bytes; everything else
+//! works on float32 rows. The arithmetic is plain IEEE single precision in a fixed order, so the
+//! bytes do not depend on the machine or on how rows are cut into chunks.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use mdl_kernels::TensorType;
+
+use crate::diagnostic::{Diagnostic, Result};
+use crate::ir::{Expr, SourceFile};
+
+/// The most values that a chunk is meant to have: 1 MiB of float32.
+const CHUNK_VALUES: u64 = 1 << 18;
+
+/// The most bytes a matrix may have that is read whole: the factors of adapters, and matrices that
+/// are transposed.
+const WHOLE_BYTES: u64 = 1 << 30;
+
+/// Rows in a chunk of rows of `cols` values: at least one.
+pub fn chunk_rows(cols: u64) -> u64 {
+    (CHUNK_VALUES / cols.max(1)).max(1)
+}
+
+/// An expression, ready to make any of its rows.
+pub struct Evaluator<'a> {
+    node: Node<'a>,
+    files: &'a [SourceFile],
+    /// Values in a row.
+    cols: usize,
+    /// Rows of the whole value.
+    rows: u64,
+}
+
+/// The expression with the matrices it needs whole already read.
+enum Node<'a> {
+    Load { file: usize, offset: u64, dtype: TensorType },
+    Const(&'a [f32]),
+    /// Output row `h * d + 2 j + s` is input row `h * d + s * d/2 + j`.
+    PermuteRope { of: Box<Node<'a>>, head_rows: u64 },
+    Split { of: Box<Node<'a>>, start: u64 },
+    Stack { parts: Vec<Node<'a>>, rows_each: u64 },
+    /// A whole matrix in memory.
+    Whole(Arc<[f32]>),
+    Add(Box<Node<'a>>, Box<Node<'a>>),
+    /// `a` is whole, `[rank, cols]`; rows of `b` are made as needed.
+    LowRank { base: Box<Node<'a>>, a: Arc<[f32]>, b: Box<Node<'a>>, rank: usize, scale: f32 },
+    Encode { of: Box<Node<'a>>, dtype: TensorType, imatrix: Option<&'a [f32]>, rows_each: u64 },
+}
+
+impl<'a> Evaluator<'a> {
+    /// Prepares an expression. Reads the matrices that must be whole; a module that the verifier
+    /// accepted has no others.
+    ///
+    /// # Errors
+    /// A matrix that must be whole is too large or cannot be read.
+    pub fn new(expr: &'a Expr, files: &'a [SourceFile]) -> Result<Evaluator<'a>> {
+        let shape = expr.shape();
+        // A vector `[n]` is `n` rows of one value: what moves the rows of a matrix moves the
+        // elements of its bias.
+        let (rows, cols) = if moves_elements(expr) { (shape.len(), 1) } else { (shape.rows(), shape.cols()) };
+        let cols = usize::try_from(cols).map_err(|_| too_large(cols))?;
+        Ok(Evaluator { node: node(expr, files)?, files, cols, rows })
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Values in a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Rows as they are written: encoded, or the bytes of the source.
+    ///
+    /// # Errors
+    /// The source cannot be read, or a value cannot be encoded.
+    pub fn bytes(&self, rows: Range<u64>) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        self.bytes_of(&self.node, rows, &mut out)?;
+        Ok(out)
+    }
+
+    /// Rows as float32.
+    ///
+    /// # Errors
+    /// The source cannot be read.
+    pub fn values(&self, rows: Range<u64>) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; self.row_values(&rows, self.cols)?];
+        self.values_of(&self.node, rows, self.cols, &mut out)?;
+        Ok(out)
+    }
+
+    fn row_values(&self, rows: &Range<u64>, cols: usize) -> Result<usize> {
+        let count = usize::try_from(rows.end.saturating_sub(rows.start)).ok();
+        count.and_then(|n| n.checked_mul(cols)).ok_or_else(|| too_large(rows.end).into())
+    }
+
+    fn bytes_of(&self, node: &Node<'a>, rows: Range<u64>, out: &mut Vec<u8>) -> Result<()> {
+        match node {
+            Node::Load { file, offset, dtype } => {
+                let width = self.row_width(*dtype)?;
+                let count = self.row_values(&rows, width)?;
+                let at = out.len();
+                out.resize(at + count, 0);
+                self.read(*file, offset + rows.start * width as u64, &mut out[at..])
+            }
+            Node::PermuteRope { of, head_rows } => {
+                // A head's rows come from two runs of its input; read the heads touched once.
+                let heads = rows.start / head_rows * head_rows..rows.end.div_ceil(*head_rows) * head_rows;
+                let mut input = Vec::new();
+                self.bytes_of(of, heads.clone(), &mut input)?;
+                let width = input.len() / (heads.end - heads.start).max(1) as usize;
+                for row in rows {
+                    let from = (unpermuted(row, *head_rows) - heads.start) as usize * width;
+                    out.extend_from_slice(&input[from..from + width]);
+                }
+                Ok(())
+            }
+            Node::Split { of, start } => self.bytes_of(of, rows.start + start..rows.end + start, out),
+            Node::Stack { parts, rows_each } => {
+                for (part, range) in stacked(rows, *rows_each) {
+                    self.bytes_of(&parts[part], range, out)?;
+                }
+                Ok(())
+            }
+            Node::Encode { of, dtype, imatrix, rows_each } => {
+                for (part, range) in stacked(rows, *rows_each) {
+                    let global = part as u64 * rows_each + range.start..part as u64 * rows_each + range.end;
+                    let mut values = vec![0.0; self.row_values(&global, self.cols)?];
+                    self.values_of(of, global.clone(), self.cols, &mut values)?;
+                    let weights = imatrix.and_then(|w| match w.len() / self.cols {
+                        0 | 1 => Some(w),
+                        _ => w.get(part * self.cols..(part + 1) * self.cols),
+                    });
+                    self.encode(*dtype, &values, weights, global.start, out)?;
+                }
+                Ok(())
+            }
+            Node::Const(_) | Node::Whole(_) | Node::Add(..) | Node::LowRank { .. } => {
+                let mut values = vec![0.0; self.row_values(&rows, self.cols)?];
+                self.values_of(node, rows, self.cols, &mut values)?;
+                out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+                Ok(())
+            }
+        }
+    }
+
+    fn encode(
+        &self,
+        dtype: TensorType,
+        values: &[f32],
+        imatrix: Option<&[f32]>,
+        first_row: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let width = self.row_width(dtype)?;
+        let at = out.len();
+        out.resize(at + values.len() / self.cols.max(1) * width, 0);
+        mdl_kernels::quantize(dtype, values, self.cols, imatrix, &mut out[at..]).map_err(|e| {
+            let first = first_row * self.cols as u64;
+            Diagnostic::error(format!("cannot encode as {dtype}, in values from {first}: {e}"))
+                .code("encode")
+                .help("the weights are damaged or overflow the type; look at the checkpoint")
+        })?;
+        Ok(())
+    }
+
+    fn values_of(&self, node: &Node<'a>, rows: Range<u64>, cols: usize, out: &mut [f32]) -> Result<()> {
+        match node {
+            Node::Load { dtype, .. } => {
+                let mut bytes = Vec::new();
+                self.load_bytes(node, *dtype, rows, cols, &mut bytes)?;
+                mdl_kernels::dequantize(*dtype, &bytes, out)
+                    .map_err(|e| Diagnostic::error(format!("cannot read {dtype} values: {e}")).into())
+            }
+            Node::Const(values) => copy_rows(values, rows, cols, out),
+            Node::Whole(values) => copy_rows(values, rows, cols, out),
+            Node::PermuteRope { of, head_rows } => {
+                let heads = rows.start / head_rows * head_rows..rows.end.div_ceil(*head_rows) * head_rows;
+                let mut input = vec![0.0; self.row_values(&heads, cols)?];
+                self.values_of(of, heads.clone(), cols, &mut input)?;
+                for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
+                    let from = (unpermuted(row, *head_rows) - heads.start) as usize * cols;
+                    out.copy_from_slice(&input[from..from + cols]);
+                }
+                Ok(())
+            }
+            Node::Split { of, start } => {
+                self.values_of(of, rows.start + start..rows.end + start, cols, out)
+            }
+            Node::Stack { parts, rows_each } => {
+                let mut rest = out;
+                for (part, range) in stacked(rows, *rows_each) {
+                    let (now, later) = rest.split_at_mut(self.row_values(&range, cols)?);
+                    self.values_of(&parts[part], range, cols, now)?;
+                    rest = later;
+                }
+                Ok(())
+            }
+            Node::Add(left, right) => {
+                self.values_of(left, rows.clone(), cols, out)?;
+                let mut other = vec![0.0; out.len()];
+                self.values_of(right, rows, cols, &mut other)?;
+                out.iter_mut().zip(&other).for_each(|(o, r)| *o += r);
+                Ok(())
+            }
+            Node::LowRank { base, a, b, rank, scale } => {
+                self.values_of(base, rows.clone(), cols, out)?;
+                let mut factors = vec![0.0; self.row_values(&rows, *rank)?];
+                self.values_of(b, rows, *rank, &mut factors)?;
+                let mut delta = vec![0.0; cols];
+                for (out, factors) in out.chunks_exact_mut(cols).zip(factors.chunks_exact(*rank)) {
+                    delta.fill(0.0);
+                    for (factor, a) in factors.iter().zip(a.chunks_exact(cols)) {
+                        delta.iter_mut().zip(a).for_each(|(d, a)| *d += factor * a);
+                    }
+                    out.iter_mut().zip(&delta).for_each(|(o, d)| *o += scale * d);
+                }
+                Ok(())
+            }
+            // An encoding inside an expression: what a reader of it would see.
+            Node::Encode { dtype, .. } => {
+                let mut bytes = Vec::new();
+                self.bytes_of(node, rows, &mut bytes)?;
+                mdl_kernels::dequantize(*dtype, &bytes, out)
+                    .map_err(|e| Diagnostic::error(format!("cannot read {dtype} values: {e}")).into())
+            }
+        }
+    }
+
+    fn load_bytes(
+        &self,
+        node: &Node<'a>,
+        dtype: TensorType,
+        rows: Range<u64>,
+        cols: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let Node::Load { file, offset, .. } = node else { return Ok(()) };
+        let width = width_of(dtype, cols)?;
+        out.resize(self.row_values(&rows, width)?, 0);
+        self.read(*file, offset + rows.start * width as u64, out)
+    }
+
+    fn row_width(&self, dtype: TensorType) -> Result<usize> {
+        width_of(dtype, self.cols)
+    }
+
+    fn read(&self, file: usize, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let source = &self.files[file];
+        source.file.read_at(offset, buf).map_err(|e| Diagnostic::io("read", &source.path, &e).into())
+    }
+}
+
+/// True for a vector whose elements are moved one by one.
+fn moves_elements(expr: &Expr) -> bool {
+    match expr {
+        Expr::PermuteRope { of, .. } => of.shape().rank() == 1,
+        Expr::Encode { of, dtype, .. } => dtype.block_len() == 1 && moves_elements(of),
+        _ => false,
+    }
+}
+
+fn width_of(dtype: TensorType, cols: usize) -> Result<usize> {
+    dtype.row_bytes(cols as u64).and_then(|w| usize::try_from(w).ok()).ok_or_else(|| {
+        Diagnostic::error(format!("rows of {cols} values are no whole blocks of {dtype}")).into()
+    })
+}
+
+fn too_large(size: u64) -> Diagnostic {
+    Diagnostic::error(format!("a matrix of {size} rows or columns does not fit in memory"))
+}
+
+/// The input row of an output row of `PermuteRope`, `head_rows` rows a head.
+fn unpermuted(row: u64, head_rows: u64) -> u64 {
+    let (head, within) = (row / head_rows * head_rows, row % head_rows);
+    head + within % 2 * (head_rows / 2) + within / 2
+}
+
+/// Cuts a run of rows of a stack into runs of its parts.
+fn stacked(rows: Range<u64>, rows_each: u64) -> impl Iterator<Item = (usize, Range<u64>)> {
+    let each = rows_each.max(1);
+    let parts = rows.start / each..rows.end.div_ceil(each);
+    parts.map(move |part| {
+        let start = rows.start.max(part * each) - part * each;
+        let end = rows.end.min((part + 1) * each) - part * each;
+        (part as usize, start..end)
+    })
+}
+
+fn copy_rows(values: &[f32], rows: Range<u64>, cols: usize, out: &mut [f32]) -> Result<()> {
+    let range = rows.start as usize * cols..rows.end as usize * cols;
+    let values = values.get(range).ok_or_else(|| too_large(rows.end))?;
+    out.copy_from_slice(values);
+    Ok(())
+}
+
+fn node<'a>(expr: &'a Expr, files: &'a [SourceFile]) -> Result<Node<'a>> {
+    let boxed = |e: &'a Expr| node(e, files).map(Box::new);
+    Ok(match expr {
+        Expr::Load { file, offset, dtype, .. } => {
+            Node::Load { file: file.0, offset: *offset, dtype: *dtype }
+        }
+        Expr::Const { values, .. } => Node::Const(values),
+        Expr::PermuteRope { of, heads } => {
+            let rows = if of.shape().rank() == 1 { of.shape().len() } else { of.shape().rows() };
+            Node::PermuteRope { of: boxed(of)?, head_rows: rows.checked_div(*heads).unwrap_or(rows).max(1) }
+        }
+        Expr::Split { of, start, .. } => Node::Split { of: boxed(of)?, start: *start },
+        Expr::Stack(parts) => Node::Stack {
+            rows_each: parts.first().map_or(1, |p| p.shape().rows()),
+            parts: parts.iter().map(|p| node(p, files)).collect::<Result<_>>()?,
+        },
+        Expr::Transpose(of) => Node::Whole(transposed(of, files)?),
+        Expr::Add(left, right) => Node::Add(boxed(left)?, boxed(right)?),
+        Expr::LowRank { base, a, b, scale } => Node::LowRank {
+            base: boxed(base)?,
+            a: whole(a, files)?,
+            b: boxed(b)?,
+            rank: a.shape().rows() as usize,
+            scale: *scale,
+        },
+        Expr::Encode { of, dtype, imatrix } => {
+            let shape = of.shape();
+            let experts = if shape.rank() == 3 { shape.0[0].max(1) } else { 1 };
+            let rows = if moves_elements(expr) { shape.len() } else { shape.rows() };
+            Node::Encode {
+                of: boxed(of)?,
+                dtype: *dtype,
+                imatrix: imatrix.as_ref().map(|i| &*i.0),
+                rows_each: (rows / experts).max(1),
+            }
+        }
+    })
+}
+
+fn whole(expr: &Expr, files: &[SourceFile]) -> Result<Arc<[f32]>> {
+    let bytes = expr.shape().len().saturating_mul(4);
+    if bytes > WHOLE_BYTES {
+        return Err(too_large(expr.shape().len()).into());
+    }
+    let evaluator = Evaluator::new(expr, files)?;
+    Ok(evaluator.values(0..evaluator.rows())?.into())
+}
+
+fn transposed(expr: &Expr, files: &[SourceFile]) -> Result<Arc<[f32]>> {
+    let values = whole(expr, files)?;
+    let shape = expr.shape();
+    let (rows, cols) = (shape.rows() as usize, shape.cols() as usize);
+    let mut out = vec![0.0; values.len()];
+    for (row, values) in values.chunks_exact(cols.max(1)).enumerate() {
+        for (col, v) in values.iter().enumerate() {
+            out[col * rows + row] = *v;
+        }
+    }
+    Ok(out.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{FileId, Shape};
+
+    /// A file of `rows x cols` float32 values that count up.
+    fn counting(rows: u64, cols: u64) -> (Vec<SourceFile>, Expr) {
+        let bytes: Vec<u8> = (0..rows * cols).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let file: Arc<[u8]> = bytes.into();
+        let files = vec![SourceFile { path: "m".into(), file: Arc::new(file) }];
+        let shape = Shape(vec![rows, cols]);
+        let load = Expr::Load { file: FileId(0), offset: 0, len: rows * cols * 4, dtype: TensorType::F32, shape };
+        (files, load)
+    }
+
+    fn all(expr: &Expr, files: &[SourceFile]) -> Vec<f32> {
+        let e = Evaluator::new(expr, files).unwrap();
+        let whole = e.values(0..e.rows()).unwrap();
+        let by_row: Vec<f32> = (0..e.rows()).flat_map(|r| e.values(r..r + 1).unwrap()).collect();
+        assert_eq!(whole, by_row, "rows do not depend on the chunk they are made in");
+        whole
+    }
+
+    #[test]
+    fn permuting_interleaves_the_halves_of_each_head() {
+        let (files, load) = counting(8, 1);
+        let expr = Expr::PermuteRope { of: Box::new(load), heads: 2 };
+        assert_eq!(all(&expr, &files), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+    }
+
+    #[test]
+    fn a_vector_is_permuted_element_by_element() {
+        let (files, load) = counting(1, 8);
+        let Expr::Load { file, offset, len, dtype, .. } = load else { unreachable!() };
+        let vector = Expr::Load { file, offset, len, dtype, shape: Shape(vec![8]) };
+        let expr = Expr::PermuteRope { of: Box::new(vector), heads: 2 };
+        assert_eq!(all(&expr, &files), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+    }
+
+    #[test]
+    fn moved_rows_are_the_same_bytes() {
+        let (files, load) = counting(8, 4);
+        let expr = Expr::PermuteRope { of: Box::new(load), heads: 2 };
+        let e = Evaluator::new(&expr, &files).unwrap();
+        let values: Vec<u8> = e.values(3..7).unwrap().iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert_eq!(e.bytes(3..7).unwrap(), values);
+    }
+
+    #[test]
+    fn stacks_splits_and_transposes() {
+        let (files, load) = counting(4, 3);
+        let lower = Expr::Split { of: Box::new(load.clone()), start: 2, rows: 2 };
+        assert_eq!(all(&lower, &files), [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+        let stack = Expr::Stack(vec![lower.clone(), Expr::Split { of: Box::new(load), start: 0, rows: 2 }]);
+        assert_eq!(all(&stack, &files)[4..8], [10.0, 11.0, 0.0, 1.0]);
+        let transposed = Expr::Transpose(Box::new(lower));
+        assert_eq!(all(&transposed, &files), [6.0, 9.0, 7.0, 10.0, 8.0, 11.0]);
+    }
+
+    #[test]
+    fn a_low_rank_change_is_base_plus_scaled_product() {
+        let (files, base) = counting(2, 2);
+        let a = Expr::Const { values: [1.0, 10.0].as_slice().into(), shape: Shape(vec![1, 2]) };
+        let b = Expr::Const { values: [2.0, 3.0].as_slice().into(), shape: Shape(vec![2, 1]) };
+        let expr = Expr::LowRank { base: Box::new(base), a: Box::new(a), b: Box::new(b), scale: 0.5 };
+        assert_eq!(all(&expr, &files), [1.0, 11.0, 3.5, 18.0]);
+    }
+}

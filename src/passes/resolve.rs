@@ -1,0 +1,199 @@
+//! `resolve`: FROM and ADAPTER become open files and a module of loads.
+//!
+//! FROM names, in this order: a path that exists (a GGUF file, one of its shards, or a directory
+//! with a checkpoint or one GGUF model), or a model of the store.
+
+use std::path::{Path, PathBuf};
+
+use crate::diagnostic::{Diagnostic, Errors, Location, Result};
+use crate::formats::adapter::Adapter as AdapterFiles;
+use crate::formats::checkpoint::{self, Checkpoint, Weights};
+use crate::formats::gguf;
+use crate::ir::{Adapter, AdapterPair, Expr, FileId, Module, SourceText, Tensor};
+use crate::modelfile::{Recipe, Spanned, path};
+use crate::store::{Name, Store, media};
+use crate::world::EntryKind;
+
+use super::{Context, package};
+
+/// Texts of a checkpoint that import reads, with the most bytes each may have.
+const TEXTS: &[(&str, u64)] = &[
+    ("config.json", 1 << 20),
+    ("generation_config.json", 1 << 20),
+    ("tokenizer.json", 256 << 20),
+    ("tokenizer_config.json", 32 << 20),
+    ("special_tokens_map.json", 1 << 20),
+    ("added_tokens.json", 32 << 20),
+    ("chat_template.jinja", 1 << 20),
+];
+
+/// Runs the pass.
+///
+/// # Errors
+/// Nothing is where FROM or ADAPTER points, or what is there cannot be read.
+pub fn run(recipe: &Recipe, context: &Context<'_>) -> Result<Module> {
+    let mut module = Module::default();
+    match recipe.from.as_slice() {
+        [] => return Err(Diagnostic::error("no FROM line").into()),
+        [from] => resolve_from(&mut module, from, context).map_err(|e| at(e, from))?,
+        [_, second, ..] => {
+            return Err(Diagnostic::error("a model is made from one FROM")
+                .at(&second.span)
+                .label("a second source, such as a projector, is not supported yet")
+                .into());
+        }
+    }
+    if let Some(draft) = &recipe.draft {
+        return Err(Diagnostic::error("DRAFT is not supported yet").at(&draft.span).into());
+    }
+    for adapter in &recipe.adapters {
+        resolve_adapter(&mut module, adapter, context).map_err(|e| at(e, adapter))?;
+    }
+    let base = std::mem::take(&mut module.prompt);
+    module.prompt = package::overlay(base, recipe.prompt.clone());
+    Ok(module)
+}
+
+/// Points an error that has no place of its own at the line that led to it; one inside a file keeps its
+/// place and names the line as well.
+fn at(mut errors: Errors, line: &Spanned<String>) -> Errors {
+    for d in &mut errors.0 {
+        match &d.location {
+            None => d.location = Some(Location::Text(line.span.clone())),
+            Some(Location::File { .. }) => {
+                let (row, _) = line.span.line_column();
+                d.help.push(format!("named at {}:{row}", line.span.source.name));
+            }
+            Some(Location::Text(_)) => {}
+        }
+    }
+    errors
+}
+
+fn resolve_from(module: &mut Module, from: &Spanned<String>, context: &Context<'_>) -> Result<()> {
+    let path = path::expand(context.world, &context.directory, &from.value)?;
+    match context.world.kind(&path) {
+        Some(EntryKind::Directory) => match Weights::find(context.world, &path)? {
+            Weights::Safetensors(_) => load_checkpoint(module, &path, context),
+            Weights::Gguf(files) => load_gguf(module, &only_model(&path, files)?, context),
+        },
+        Some(EntryKind::File) if path.extension().is_some_and(|e| e == "safetensors") => {
+            Err(Diagnostic::error("a Safetensors file alone does not say what its weights are")
+                .help("name its directory, with config.json and tokenizer.json beside it")
+                .into())
+        }
+        Some(EntryKind::File) => load_gguf(module, &path, context),
+        None => load_stored(module, from, &path, context),
+    }
+}
+
+/// The GGUF model of a directory: its only file, or the first shard of its only model.
+fn only_model(directory: &Path, files: Vec<String>) -> Result<PathBuf> {
+    let mut firsts = files.iter().filter(|name| {
+        let shard = name.strip_suffix(".gguf").and_then(|n| n.rsplit_once("-of-")).and_then(|(n, _)| n.rsplit_once('-'));
+        shard.is_none_or(|(_, number)| number == "00001")
+    });
+    match (firsts.next(), firsts.next()) {
+        (Some(one), None) => Ok(directory.join(one)),
+        _ => Err(Diagnostic::error(format!("{} GGUF models are in {}", files.len(), directory.display()))
+            .help("name one of the files")
+            .into()),
+    }
+}
+
+fn load_checkpoint(module: &mut Module, directory: &Path, context: &Context<'_>) -> Result<()> {
+    let checkpoint = Checkpoint::open(context.world, directory)?;
+    let files: Vec<FileId> =
+        checkpoint.files.iter().map(|f| module.add_file(&f.path, f.file.clone())).collect();
+    module.tensors = checkpoint
+        .tensors()
+        .map(|(file, info)| Tensor { name: info.name.clone(), expr: info.load(files[file]) })
+        .collect();
+    for (name, limit) in TEXTS {
+        if let Some(bytes) = checkpoint::read_optional(context.world, directory, name, *limit)? {
+            module.texts.push(SourceText {
+                name: (*name).to_owned(),
+                path: directory.join(name),
+                bytes: bytes.into(),
+            });
+        }
+    }
+    if module.text("config.json").is_none() {
+        return Err(Diagnostic::error("the checkpoint has no config.json")
+            .in_file(directory, "")
+            .help("download the whole repository, not the weights alone")
+            .into());
+    }
+    Ok(())
+}
+
+fn load_gguf(module: &mut Module, path: &Path, context: &Context<'_>) -> Result<()> {
+    let shards = gguf::read_shards(context.world, path)?;
+    module.metadata = gguf::merged_metadata(&shards);
+    let single = shards.len() == 1;
+    for shard in shards {
+        let file = module.add_file(&shard.path, shard.file.clone());
+        let tensors = shard.gguf.tensors.iter();
+        module.tensors.extend(tensors.map(|info| Tensor { name: info.name.clone(), expr: info.load(file) }));
+        module.verbatim = single.then_some(file);
+    }
+    Ok(())
+}
+
+fn load_stored(module: &mut Module, from: &Spanned<String>, path: &Path, context: &Context<'_>) -> Result<()> {
+    let Some(store) = context.store else { return Err(nowhere(from, path, None)) };
+    let name = match Name::parse(&from.value) {
+        Ok(name) => name,
+        Err(_) => return Err(nowhere(from, path, None)),
+    };
+    let Some(stored) = store.find(&name)? else { return Err(nowhere(from, path, Some(store))) };
+    let (layers, config) = stored.texts(store)?;
+    module.prompt = package::unpack(&layers, &config)?;
+    let mut models = stored.manifest.layers_of(media::MODEL);
+    let layer = models.next().ok_or_else(|| {
+        Diagnostic::error(format!("`{}` has no weights of its own", from.value)).code("no-weights")
+    })?;
+    load_gguf(module, &store.blob_path(&layer.digest), context)
+}
+
+/// Nothing is there, neither a file nor a model.
+fn nowhere(from: &Spanned<String>, path: &Path, store: Option<&Store>) -> Errors {
+    let mut d = Diagnostic::error(format!("`{}` is neither a file nor a model of the store", from.value))
+        .code("from-not-found")
+        .label(format!("looked for {}", path.display()));
+    let names: Vec<String> = store
+        .and_then(|s| s.list().ok())
+        .map(|entries| entries.iter().map(|e| e.name.to_string()).collect())
+        .unwrap_or_default();
+    let near = names.iter().min_by_key(|n| strsim::levenshtein(n, &from.value));
+    if let Some(near) = near.filter(|n| strsim::normalized_levenshtein(n, &from.value) > 0.5) {
+        d = d.help(format!("the store has `{near}`"));
+    }
+    d.into()
+}
+
+fn resolve_adapter(module: &mut Module, line: &Spanned<String>, context: &Context<'_>) -> Result<()> {
+    let path = path::expand(context.world, &context.directory, &line.value)?;
+    if context.world.kind(&path).is_none() {
+        return Err(Diagnostic::error(format!("there is no adapter at {}", path.display()))
+            .code("adapter-not-found")
+            .into());
+    }
+    let adapter = AdapterFiles::open(context.world, &path)?;
+    let files: Vec<FileId> = adapter.files.iter().map(|f| module.add_file(&f.path, f.file.clone())).collect();
+    let pairs = adapter.pairs.iter().map(|pair| {
+        let oriented = |file: usize, info: &crate::formats::TensorInfo| {
+            let load = info.load(files[file]);
+            if pair.transposed { Expr::Transpose(Box::new(load)) } else { load }
+        };
+        AdapterPair {
+            target: pair.target.clone(),
+            a: oriented(pair.a.file, &pair.a.tensor),
+            b: oriented(pair.b.file, &pair.b.tensor),
+            scale: pair.scale,
+        }
+    });
+    let pairs = pairs.collect();
+    module.adapters.push(Adapter { path, pairs });
+    Ok(())
+}
