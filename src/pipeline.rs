@@ -7,7 +7,7 @@ use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::Module;
 use crate::modelfile::{self, Checked, Recipe};
 use crate::passes::{Context, fuse, import, package, quantize, resolve, verify};
-use crate::store::{Name, Published, Store};
+use crate::store::{Layer, Name, Published, Store};
 use crate::world::{self, EntryKind, World};
 
 /// A Modelfile that was read and checked, and the directory its paths start from.
@@ -74,20 +74,30 @@ pub fn compile(
 ///
 /// # Errors
 /// The weights cannot be read or encoded, or the store cannot be written. The store is as it was then.
-pub fn publish(module: &Module, store: &Store, name: &Name, progress: &dyn Progress) -> Result<Published> {
+pub fn publish(
+    module: &Module,
+    world: &dyn World,
+    store: &Store,
+    name: &Name,
+    progress: &dyn Progress,
+) -> Result<Published> {
     let package = package::pack(module)?;
     let writer = store.writer()?;
-    let weights = codegen::weights_layer(module, &writer, progress)?;
-    progress.pass("publish");
-    let mut layers = vec![weights];
+    let mut layers = vec![codegen::weights_layer(module, world, &writer, progress)?];
+    progress.pass("publishing");
     for layer in &package.layers {
-        layers.push(writer.write_layer(layer.media_type, &layer.bytes)?);
+        let blob = writer.put(&layer.bytes)?;
+        layers.push(Layer::new(layer.media_type, blob.digest, blob.size));
     }
-    writer.publish(name, &package.config, layers)
+    let published = writer.publish(name, &package.config.to_bytes()?, layers)?;
+    drop(writer);
+    // What the name meant before goes, as far as nothing else needs it.
+    store.prune(&published.replaced)?;
+    Ok(published)
 }
 
 /// Writes the GGUF file of a planned module to `path`, outside of any store. A failure leaves nothing
-/// there.
+/// there. Returns the bytes written.
 ///
 /// # Errors
 /// The weights cannot be read or encoded, or the file cannot be written.
@@ -99,7 +109,7 @@ pub fn write_gguf(module: &Module, path: &Path, progress: &dyn Progress) -> Resu
     let failed = |e: &std::io::Error| Diagnostic::io("write", path, e);
     let file = tempfile::NamedTempFile::new_in(directory).map_err(|e| failed(&e))?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
-    let written = codegen::write_weights(module, &mut out, progress)?;
+    let written = codegen::write_weights(module, &mut out, path, progress)?;
     let file = out.into_inner().map_err(|e| failed(e.error()))?;
     file.as_file().sync_all().map_err(|e| failed(&e))?;
     file.persist(path).map_err(|e| failed(&e.error))?;

@@ -6,6 +6,7 @@
 
 use std::io::Write;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -13,6 +14,7 @@ use rayon::prelude::*;
 use super::evaluate::{Evaluator, chunk_rows};
 use super::key::layout;
 use crate::diagnostic::{Diagnostic, Result};
+use crate::formats::gguf::GgufWriter;
 use crate::ir::{Module, Tensor};
 use crate::world::File;
 
@@ -60,7 +62,7 @@ enum Source<'a> {
     Copy(&'a Reuse, u64),
 }
 
-/// Writes `module` to `out`. `reuse` has, for each tensor, the bytes an earlier build made of the
+/// Writes `module` to `out`, which errors call `place`. `reuse` has, for each tensor, the bytes an earlier build made of the
 /// same expression.
 ///
 /// # Errors
@@ -69,48 +71,65 @@ pub fn emit_gguf(
     module: &Module,
     reuse: &[Option<Reuse>],
     out: &mut (dyn Write + Send),
+    place: &Path,
     progress: &dyn Progress,
 ) -> Result<Emitted> {
     let layout = layout(module)?;
-    write(out, layout.header())?;
-    let mut written = layout.header().len() as u64;
-    let mut tensors = Vec::with_capacity(module.tensors.len());
-    progress.begin("writing tensors", layout.total_len());
+    progress.begin("writing tensors", layout.total_len() - layout.data_offset());
+    let emitted = Emitted {
+        len: layout.total_len(),
+        tensors: layout.tensors().iter().map(|t| t.offset..t.offset + t.len).collect(),
+    };
+    let mut writer = GgufWriter::new(out, layout).map_err(|e| write_failed(&e, place))?;
     for (i, tensor) in module.tensors.iter().enumerate() {
         progress.tensor(&tensor.name, i, module.tensors.len());
-        let range = layout.tensor(i);
-        write_zeros(out, range.start.saturating_sub(written))?;
         let source = match reuse.get(i).and_then(Option::as_ref) {
-            Some(reuse) => Source::Copy(reuse, range.end - range.start),
+            Some(reuse) => {
+                let range = &emitted.tensors[i];
+                Source::Copy(reuse, range.end - range.start)
+            }
             None => Source::Evaluate(Box::new(Evaluator::new(&tensor.expr, &module.files)?)),
         };
-        let len = stream(tensor, &source, out, progress)?;
-        if len != range.end - range.start {
-            let message = format!("{len} bytes were made for a tensor of {}", range.end - range.start);
-            return Err(of_tensor(tensor, Diagnostic::error(message)).into());
-        }
-        written = range.end;
-        tensors.push(range);
+        stream(tensor, &source, &mut |bytes| {
+            progress.advance(bytes.len() as u64);
+            writer.write_data(bytes).map_err(|e| write_failed(&e, place).into())
+        })?;
     }
-    let total = layout.total_len();
-    write_zeros(out, total.saturating_sub(written))?;
+    writer.finish().map_err(|e| write_failed(&e, place))?;
     progress.end();
-    Ok(Emitted { len: total, tensors })
+    Ok(emitted)
 }
 
-/// Writes the chunks of one tensor in order; returns their bytes.
+/// Looks at every block of a module's tensors, as emitting them would.
+///
+/// # Errors
+/// A block is damaged, or a source cannot be read.
+pub(super) fn check_tensors(module: &Module, progress: &dyn Progress) -> Result<()> {
+    let total = module.tensors.iter().filter_map(|t| t.expr.byte_len()).fold(0, u64::saturating_add);
+    progress.begin("checking blocks", total);
+    for (i, tensor) in module.tensors.iter().enumerate() {
+        progress.tensor(&tensor.name, i, module.tensors.len());
+        let source = Source::Evaluate(Box::new(Evaluator::new(&tensor.expr, &module.files)?));
+        stream(tensor, &source, &mut |bytes| {
+            progress.advance(bytes.len() as u64);
+            Ok(())
+        })?;
+    }
+    progress.end();
+    Ok(())
+}
+
+/// Gives the chunks of one tensor to `sink`, in order.
 fn stream(
     tensor: &Tensor,
     source: &Source<'_>,
-    out: &mut (dyn Write + Send),
-    progress: &dyn Progress,
-) -> Result<u64> {
+    sink: &mut (dyn FnMut(&[u8]) -> Result<()> + Send),
+) -> Result<()> {
     let (rows, step) = match source {
         Source::Evaluate(e) => (e.rows(), chunk_rows(e.cols() as u64)),
         Source::Copy(_, len) => (*len, COPY_BYTES),
     };
     let window = step.saturating_mul(4 * rayon::current_num_threads() as u64);
-    let mut total = 0;
     let mut ready: Vec<Vec<u8>> = Vec::new();
     let mut start = 0;
     loop {
@@ -118,13 +137,13 @@ fn stream(
         let ranges: Vec<Range<u64>> =
             (start..end).step_by(step as usize).map(|s| s..end.min(s + step)).collect();
         let (wrote, made) = rayon::join(
-            || write_chunks(&ready, out, progress),
+            || ready.iter().try_for_each(|bytes| sink(bytes)),
             || ranges.into_par_iter().map(|range| chunk(tensor, source, range)).collect::<Result<Vec<_>>>(),
         );
-        total += wrote?;
+        wrote?;
         ready = made?;
         if ready.is_empty() {
-            return Ok(total);
+            return Ok(());
         }
         start = end;
     }
@@ -155,31 +174,12 @@ fn chunk(tensor: &Tensor, source: &Source<'_>, rows: Range<u64>) -> Result<Vec<u
     }
 }
 
-fn write_chunks(chunks: &[Vec<u8>], out: &mut (dyn Write + Send), progress: &dyn Progress) -> Result<u64> {
-    let mut total = 0;
-    for bytes in chunks {
-        write(out, bytes)?;
-        progress.advance(bytes.len() as u64);
-        total += bytes.len() as u64;
-    }
-    Ok(total)
-}
-
-fn write(out: &mut (dyn Write + Send), bytes: &[u8]) -> Result<()> {
-    out.write_all(bytes).map_err(|e| write_failed(&e).into())
-}
-
-fn write_zeros(out: &mut (dyn Write + Send), count: u64) -> Result<()> {
-    std::io::copy(&mut std::io::Read::take(std::io::repeat(0), count), out)
-        .map(|_| ())
-        .map_err(|e| write_failed(&e).into())
-}
-
-fn write_failed(error: &std::io::Error) -> Diagnostic {
-    let d = Diagnostic::environment(format!("cannot write the model: {error}")).code("write");
+/// What to tell of a write that failed at `place`.
+pub(super) fn write_failed(error: &std::io::Error, place: &Path) -> Diagnostic {
+    let d = Diagnostic::environment(format!("cannot write to {}: {error}", place.display())).code("write");
     match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            d.help("free some space, or choose another place with `--store`; nothing was published")
+            d.help("free some space, or choose another place; nothing was published")
         }
         _ => d,
     }

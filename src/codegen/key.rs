@@ -6,7 +6,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::diagnostic::{Diagnostic, Result};
+use crate::diagnostic::Result;
 use crate::formats::gguf;
 use crate::ir::{Expr, Module, Tensor};
 
@@ -44,9 +44,8 @@ pub fn module_key(module: &Module, tensors: &[Key]) -> Result<Key> {
 /// Where everything of a module goes in its GGUF file.
 pub(super) fn layout(module: &Module) -> Result<gguf::Layout> {
     let tensors: Vec<_> =
-        module.tensors.iter().map(|t| (t.name.as_str(), t.shape(), t.expr.dtype())).collect();
-    gguf::Layout::new(&module.metadata, &tensors)
-        .map_err(|e| Diagnostic::error(format!("the model cannot be written as GGUF: {e}")).into())
+        module.tensors.iter().map(|t| (t.name.clone(), t.shape(), t.expr.dtype())).collect();
+    gguf::Layout::new(&module.metadata, tensors)
 }
 
 fn number(hash: &mut Sha256, n: u64) {

@@ -5,10 +5,33 @@
 //! that memory is bounded by the chunks in flight and not by the model; [`key`] names an
 //! expression by what it is made of, which is how a build finds what an earlier one made.
 
+mod adapters;
+mod artifact;
 mod emit;
 mod evaluate;
 mod key;
 
+pub use artifact::weights_layer;
 pub use emit::{Emitted, Progress, Reuse, emit_gguf};
 pub use evaluate::{Evaluator, chunk_rows};
 pub use key::{Key, module_key, tensor_key};
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::diagnostic::Result;
+use crate::ir::Module;
+
+/// Writes a module as GGUF to any place, without a store. Returns the bytes written.
+///
+/// # Errors
+/// As [`emit_gguf`]; or an adapter changes nothing.
+pub fn write_weights(
+    module: &Module,
+    out: &mut (dyn Write + Send),
+    place: &Path,
+    progress: &dyn Progress,
+) -> Result<u64> {
+    adapters::refuse_unchanging(module)?;
+    emit_gguf(module, &[], out, place, progress).map(|emitted| emitted.len)
+}

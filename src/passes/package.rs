@@ -6,7 +6,7 @@
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::{Message, Metadata, Module, ParameterValue, Prompt, Role};
 use crate::modelfile::parameters;
-use crate::store::{ConfigV2, media, to_go_json};
+use crate::store::{ConfigV2, Store, Stored, media, to_go_json};
 
 use super::quantize::mixture;
 
@@ -131,6 +131,26 @@ fn messages_json(messages: &[Message]) -> Result<Vec<u8>> {
     let written: Vec<Written<'_>> =
         messages.iter().map(|m| Written { role: m.role.name(), content: &m.content }).collect();
     to_go_json(&written)
+}
+
+/// The most bytes that a layer of text may have.
+const TEXT_LIMIT: u64 = 16 << 20;
+
+/// The prompt of a model in the store.
+///
+/// # Errors
+/// A layer is missing or damaged.
+pub fn read(store: &Store, model: &Stored) -> Result<Prompt> {
+    let mut layers = Vec::new();
+    for layer in model.manifest.layers.iter().filter(|l| is_text(&l.media_type)) {
+        layers.push((layer.media_type.clone(), store.read_layer(&model.name, layer, TEXT_LIMIT)?));
+    }
+    unpack(&layers, &store.config(model)?)
+}
+
+fn is_text(media_type: &str) -> bool {
+    [media::TEMPLATE, media::PROMPT, media::SYSTEM, media::LICENSE, media::PARAMS, media::MESSAGES]
+        .contains(&media_type)
 }
 
 /// Reads layers back into a prompt. `layers` gives media types and bytes in the manifest's order.

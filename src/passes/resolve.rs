@@ -11,8 +11,8 @@ use crate::formats::checkpoint::{self, Checkpoint, Weights};
 use crate::formats::gguf;
 use crate::ir::{Adapter, AdapterPair, Expr, FileId, Module, SourceText, Tensor};
 use crate::modelfile::{Recipe, Spanned, path};
-use crate::store::{Name, Store, media};
-use crate::world::EntryKind;
+use crate::store::{Name, Store, Stored, media};
+use crate::world::{EntryKind, World};
 
 use super::{Context, package};
 
@@ -75,14 +75,14 @@ fn resolve_from(module: &mut Module, from: &Spanned<String>, context: &Context<'
     match context.world.kind(&path) {
         Some(EntryKind::Directory) => match Weights::find(context.world, &path)? {
             Weights::Safetensors(_) => load_checkpoint(module, &path, context),
-            Weights::Gguf(files) => load_gguf(module, &only_model(&path, files)?, context),
+            Weights::Gguf(files) => load_gguf(module, &only_model(&path, files)?, context.world),
         },
         Some(EntryKind::File) if path.extension().is_some_and(|e| e == "safetensors") => {
             Err(Diagnostic::error("a Safetensors file alone does not say what its weights are")
                 .help("name its directory, with config.json and tokenizer.json beside it")
                 .into())
         }
-        Some(EntryKind::File) => load_gguf(module, &path, context),
+        Some(EntryKind::File) => load_gguf(module, &path, context.world),
         None => load_stored(module, from, &path, context),
     }
 }
@@ -127,8 +127,8 @@ fn load_checkpoint(module: &mut Module, directory: &Path, context: &Context<'_>)
     Ok(())
 }
 
-fn load_gguf(module: &mut Module, path: &Path, context: &Context<'_>) -> Result<()> {
-    let shards = gguf::read_shards(context.world, path)?;
+fn load_gguf(module: &mut Module, path: &Path, world: &dyn World) -> Result<()> {
+    let shards = gguf::read_shards(world, path)?;
     module.metadata = gguf::merged_metadata(&shards);
     let single = shards.len() == 1;
     for shard in shards {
@@ -142,18 +142,25 @@ fn load_gguf(module: &mut Module, path: &Path, context: &Context<'_>) -> Result<
 
 fn load_stored(module: &mut Module, from: &Spanned<String>, path: &Path, context: &Context<'_>) -> Result<()> {
     let Some(store) = context.store else { return Err(nowhere(from, path, None)) };
-    let name = match Name::parse(&from.value) {
-        Ok(name) => name,
-        Err(_) => return Err(nowhere(from, path, None)),
-    };
+    let Ok(name) = Name::parse(&from.value) else { return Err(nowhere(from, path, None)) };
     let Some(stored) = store.find(&name)? else { return Err(nowhere(from, path, Some(store))) };
-    let (layers, config) = stored.texts(store)?;
-    module.prompt = package::unpack(&layers, &config)?;
-    let mut models = stored.manifest.layers_of(media::MODEL);
-    let layer = models.next().ok_or_else(|| {
-        Diagnostic::error(format!("`{}` has no weights of its own", from.value)).code("no-weights")
+    *module = open_stored(context.world, store, &stored)?;
+    Ok(())
+}
+
+/// A model of the store as a module: its prompt, its metadata and its tensors as they are.
+///
+/// # Errors
+/// It has no weights of its own, or a layer is missing or damaged.
+pub fn open_stored(world: &dyn World, store: &Store, model: &Stored) -> Result<Module> {
+    let mut weights = model.manifest.layers_of(media::MODEL);
+    let layer = weights.next().ok_or_else(|| {
+        Diagnostic::error(format!("`{}` has no weights of its own", model.name)).code("no-weights")
     })?;
-    load_gguf(module, &store.blob_path(&layer.digest), context)
+    store.open_layer(&model.name, layer)?;
+    let mut module = Module { prompt: package::read(store, model)?, ..Module::default() };
+    load_gguf(&mut module, &store.blob_path(&layer.digest), world)?;
+    Ok(module)
 }
 
 /// Nothing is there, neither a file nor a model.

@@ -1,0 +1,173 @@
+//! The commands that keep house in the store: `list`, `cp`, `rm`, `verify`, `gc`.
+
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+
+use super::{Global, table};
+use crate::diagnostic::{Diagnostic, Errors, Result, Severity};
+use crate::store::{Collection, Name};
+
+/// Lists the models of the store, the newest first.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  mdl list
+  mdl list smol          models whose names begin so
+  mdl list --json")]
+pub(super) struct List {
+    /// Only names that begin with this
+    #[arg(value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    prefix: String,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl List {
+    pub(super) fn run(self, global: &Global) -> Result<()> {
+        let prefix = self.prefix.to_lowercase();
+        let mut entries = global.open_store()?.list()?;
+        entries.retain(|e| e.name.to_string().to_lowercase().starts_with(&prefix));
+        if self.json {
+            let all: Vec<_> = entries
+                .iter()
+                .map(|e| {
+                    let digest = e.id.map(|d| d.to_string());
+                    let damage: Vec<String> = e.damage.iter().map(ToString::to_string).collect();
+                    serde_json::json!({"name": e.name.to_string(), "digest": digest, "size": e.size, "damage": damage})
+                })
+                .collect();
+            println!("{}", serde_json::Value::Array(all));
+            return Ok(());
+        }
+        let now = SystemTime::now();
+        let rows: Vec<Vec<String>> = entries
+            .iter()
+            .map(|e| {
+                let mark = if e.damage.is_empty() { "" } else { "  (damaged: run `mdl verify`)" };
+                vec![
+                    e.name.to_string(),
+                    e.id.map_or_else(|| "-".to_owned(), |d| d.short()),
+                    table::size(e.size),
+                    table::age(e.modified, now) + mark,
+                ]
+            })
+            .collect();
+        println!("{}", table::columns(&["NAME", "ID", "SIZE", "MODIFIED"], &rows));
+        Ok(())
+    }
+}
+
+/// Gives a model a second name. No weight is copied.
+#[derive(Args)]
+#[command(after_help = "Example:\n  mdl cp story story:before")]
+pub(super) struct Cp {
+    /// The model
+    source: String,
+    /// The new name
+    destination: String,
+}
+
+impl Cp {
+    pub(super) fn run(self, global: &Global) -> Result<()> {
+        let (from, to) = (Name::parse(&self.source)?, Name::parse(&self.destination)?);
+        let store = global.open_store()?;
+        let writer = store.writer()?;
+        let published = writer.copy(&from, &to)?;
+        drop(writer);
+        store.prune(&published.replaced)?;
+        println!("copied '{}' to '{}'", self.source, self.destination);
+        Ok(())
+    }
+}
+
+/// Removes models, and the blobs that no other model needs.
+#[derive(Args)]
+#[command(after_help = "Example:\n  mdl rm story smollm2:old")]
+pub(super) struct Rm {
+    /// The models
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+}
+
+impl Rm {
+    pub(super) fn run(self, global: &Global) -> Result<()> {
+        let store = global.open_store()?;
+        let mut problems = Vec::new();
+        for text in &self.names {
+            match Name::parse(text).and_then(|name| store.remove(&name)) {
+                Ok(removed) => {
+                    global.print(&removed.collected.warnings);
+                    println!("deleted '{text}'");
+                }
+                Err(errors) => problems.extend(errors.0),
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(Errors(problems)) }
+    }
+}
+
+/// Re-hashes every blob and follows every manifest; names each damage and what to do about it.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  mdl verify               the whole store
+  mdl verify story         one model")]
+pub(super) struct Verify {
+    /// Models to verify [default: all, and every blob]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+}
+
+impl Verify {
+    pub(super) fn run(self, global: &Global) -> Result<()> {
+        let names = self.names.iter().map(|n| Name::parse(n)).collect::<Result<Vec<_>>>()?;
+        let report = global.open_store()?.verify(&names, &|_| {})?;
+        println!(
+            "{} models, {} blobs, {}: {}",
+            report.models,
+            report.blobs,
+            table::size(report.bytes),
+            if report.damage.is_empty() { "all as it should be" } else { "damaged" }
+        );
+        let (errors, rest): (Vec<Diagnostic>, Vec<Diagnostic>) =
+            report.damage.into_iter().partition(|d| d.severity == Severity::Error);
+        global.print(&rest);
+        if errors.is_empty() { Ok(()) } else { Err(Errors(errors)) }
+    }
+}
+
+/// Removes blobs that no model uses and what killed builds left.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  mdl gc --dry-run          what would be removed
+  mdl gc --grace-minutes 0  also what was written within the last hour")]
+pub(super) struct Gc {
+    /// Remove nothing; say what would be removed
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Keep unused blobs that are younger: another program may be about to use them
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    grace_minutes: u64,
+}
+
+impl Gc {
+    pub(super) fn run(self, global: &Global) -> Result<()> {
+        let grace = Duration::from_secs(self.grace_minutes.saturating_mul(60));
+        let how = Collection { grace, dry_run: self.dry_run };
+        let collected = global.open_store()?.gc(&how)?;
+        global.print(&collected.warnings);
+        println!(
+            "{} {} blobs and {} temporary files, {}",
+            if self.dry_run { "would remove" } else { "removed" },
+            collected.blobs.len(),
+            collected.temporary,
+            table::size(collected.bytes)
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,202 @@
+//! The weights of a model as a blob of the store.
+//!
+//! What an earlier build made is not made again: the whole file where all is the same, else each
+//! tensor whose expression is.
+
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::emit::{Progress, Reuse, emit_gguf};
+use super::key::{Key, module_key, tensor_key};
+use super::{adapters, emit};
+use crate::diagnostic::{Diagnostic, Result};
+use crate::ir::{Module, SourceFile};
+use crate::store::{Digest, Layer, Store, Writer, media};
+use crate::world::{File, Stamp, World};
+
+/// Bytes hashed or copied at a time.
+const PIECE: usize = 1 << 20;
+
+/// The weights of `module` as a layer: found where an earlier build or the store has them, else written.
+///
+/// # Errors
+/// A source cannot be read or changed meanwhile, a value cannot be encoded, an adapter changes nothing,
+/// or the store cannot be written. Nothing is left then.
+pub fn weights_layer(
+    module: &Module,
+    world: &dyn World,
+    writer: &Writer,
+    progress: &dyn Progress,
+) -> Result<Layer> {
+    let store = writer.store();
+    if let Some(layer) = stored_already(module, store)? {
+        return Ok(layer);
+    }
+    let sources = Sources::identify(module, world, store, progress)?;
+    if let Some(file) = module.verbatim {
+        let digest = Digest::from_bytes(sources.digests[file.0]);
+        let blob = match store.find_blob(&digest)? {
+            Some(blob) => blob,
+            None => copy(module, &module.files[file.0], writer, progress)?,
+        };
+        return Ok(Layer::new(media::MODEL, blob.digest, blob.size));
+    }
+
+    let keys: Vec<Key> = module.tensors.iter().map(|t| tensor_key(t, &sources.digests)).collect();
+    let whole = module_key(module, &keys)?;
+    let cache = store.cache();
+    if let Some(found) = cache.find(&whole.0).filter(|f| f.offset == 0) {
+        return Ok(Layer::new(media::MODEL, found.blob, found.len));
+    }
+    adapters::refuse_unchanging(module)?;
+    let reuse = earlier(store, &keys)?;
+    let mut out = BufWriter::with_capacity(PIECE, writer.blob(None)?);
+    let emitted = emit_gguf(module, &reuse, &mut out, store.root(), progress)?;
+    let out = out.into_inner().map_err(|e| emit::write_failed(e.error(), store.root()))?;
+    sources.still_the_same(world)?;
+    let blob = out.finish()?;
+    let tensors = keys.iter().zip(&emitted.tensors);
+    let mut values: Vec<_> = tensors.map(|(key, range)| (key.0, range.start, range.end - range.start)).collect();
+    values.push((whole.0, 0, blob.size));
+    cache.remember(&blob.digest, blob.size, &values);
+    Ok(Layer::new(media::MODEL, blob.digest, blob.size))
+}
+
+/// The layer of a module that is exactly a blob of this store.
+fn stored_already(module: &Module, store: &Store) -> Result<Option<Layer>> {
+    let Some(file) = module.verbatim else { return Ok(None) };
+    let path = &module.files[file.0].path;
+    let Some(digest) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Digest>().ok()) else {
+        return Ok(None);
+    };
+    if *path != store.blob_path(&digest) {
+        return Ok(None);
+    }
+    Ok(store.find_blob(&digest)?.map(|blob| Layer::new(media::MODEL, digest, blob.size)))
+}
+
+/// What earlier builds made of the same expressions.
+fn earlier(store: &Store, keys: &[Key]) -> Result<Vec<Option<Reuse>>> {
+    let cache = store.cache();
+    let mut open: Vec<(Digest, Arc<dyn File>)> = Vec::new();
+    let mut reuse = Vec::with_capacity(keys.len());
+    for key in keys {
+        let found = cache.find(&key.0).and_then(|cached| {
+            let file = match open.iter().find(|(digest, _)| *digest == cached.blob) {
+                Some((_, file)) => file.clone(),
+                None => {
+                    let file = crate::world::SystemWorld.open(&store.blob_path(&cached.blob)).ok()?;
+                    open.push((cached.blob, file.clone()));
+                    file
+                }
+            };
+            Some(Reuse { file, offset: cached.offset })
+        });
+        reuse.push(found);
+    }
+    Ok(reuse)
+}
+
+/// Copies an unchanged GGUF file into the store, after a look at each of its blocks.
+fn copy(
+    module: &Module,
+    source: &SourceFile,
+    writer: &Writer,
+    progress: &dyn Progress,
+) -> Result<crate::store::Blob> {
+    emit::check_tensors(module, progress)?;
+    let root = writer.store().root();
+    let mut out = writer.blob(Some(source.file.len()))?;
+    progress.begin("copying", source.file.len());
+    read_all(source, |bytes| {
+        out.write_all(bytes).map_err(|e| emit::write_failed(&e, root))?;
+        progress.advance(bytes.len() as u64);
+        Ok(())
+    })?;
+    progress.end();
+    out.finish()
+}
+
+fn read_all(source: &SourceFile, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let mut buffer = vec![0; PIECE];
+    let mut at = 0;
+    while at < source.file.len() {
+        let n = (source.file.len() - at).min(PIECE as u64) as usize;
+        source
+            .file
+            .read_at(at, &mut buffer[..n])
+            .map_err(|e| Diagnostic::io("read", &source.path, &e))?;
+        each(&buffer[..n])?;
+        at += n as u64;
+    }
+    Ok(())
+}
+
+/// The digests of a module's files, and the state the files had.
+struct Sources {
+    digests: Vec<[u8; 32]>,
+    stamps: Vec<(PathBuf, Stamp)>,
+}
+
+impl Sources {
+    /// Digests are remembered by path and state, so that a source is read for it only once.
+    fn identify(
+        module: &Module,
+        world: &dyn World,
+        store: &Store,
+        progress: &dyn Progress,
+    ) -> Result<Sources> {
+        let cache = store.cache();
+        let mut sources = Sources { digests: Vec::new(), stamps: Vec::new() };
+        for source in &module.files {
+            let failed = |e: &std::io::Error| Diagnostic::io("read", &source.path, e);
+            let path = world.canonical(&source.path).map_err(|e| failed(&e))?;
+            let stamp = world.stamp(&path).map_err(|e| failed(&e))?;
+            let of_blob = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Digest>().ok());
+            let known = of_blob.filter(|d| store.blob_path(d) == source.path);
+            let digest = match known.or_else(|| cache.digest_of(&path, &stamp)) {
+                Some(digest) => digest,
+                None => {
+                    let digest = hash(source, progress)?;
+                    if world.stamp(&path).map_err(|e| failed(&e))? != stamp {
+                        return Err(changed(&source.path).into());
+                    }
+                    cache.remember_digest(&path, &stamp, &digest);
+                    digest
+                }
+            };
+            sources.digests.push(*digest.as_bytes());
+            sources.stamps.push((path, stamp));
+        }
+        Ok(sources)
+    }
+
+    fn still_the_same(&self, world: &dyn World) -> Result<()> {
+        for (path, stamp) in &self.stamps {
+            if world.stamp(path).ok().as_ref() != Some(stamp) {
+                return Err(changed(path).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn changed(path: &Path) -> Diagnostic {
+    Diagnostic::environment(format!("{} changed while it was read", path.display()))
+        .code("source-changed")
+        .help("build again when nothing writes to it")
+}
+
+fn hash(source: &SourceFile, progress: &dyn Progress) -> Result<Digest> {
+    use sha2::Digest as _;
+    let mut hash = sha2::Sha256::new();
+    progress.begin("hashing sources", source.file.len());
+    read_all(source, |bytes| {
+        hash.update(bytes);
+        progress.advance(bytes.len() as u64);
+        Ok(())
+    })?;
+    progress.end();
+    Ok(Digest::from_bytes(hash.finalize().into()))
+}
