@@ -1,0 +1,100 @@
+//! A Modelfile for what is already a model: the text behind `mdl show --modelfile`.
+
+use std::fmt::Write;
+
+use super::ast::{Keyword, Quoting};
+use super::quoting::quote;
+use super::recipe::Recipe;
+use crate::diagnostic::Diagnostic;
+use crate::ir::{ParameterValue, Prompt};
+
+/// Writes a Modelfile: FROM, ADAPTER and DRAFT, then the prompt. Values are quoted as Ollama
+/// quotes them (`"` around several lines or blanks at the ends, `"""` if there is a `"` in them)
+/// wherever that reads back as the same value, and otherwise in the form that does.
+///
+/// The diagnostics are warnings about values that no Modelfile can hold, which are left out: those
+/// with `"""` at the end of a line. A value read from a Modelfile is never one of them.
+pub fn print(
+    from: &[&str],
+    adapters: &[&str],
+    draft: Option<&str>,
+    prompt: &Prompt,
+) -> (String, Vec<Diagnostic>) {
+    let mut printer = Printer { out: String::new(), lost: Vec::new() };
+    for value in from {
+        printer.line(Keyword::From, None, value);
+    }
+    for value in adapters {
+        printer.line(Keyword::Adapter, None, value);
+    }
+    let one = |value: &Option<String>| value.clone();
+    for (keyword, value) in [
+        (Keyword::Draft, draft.map(str::to_owned)),
+        (Keyword::Template, one(&prompt.template)),
+        (Keyword::System, one(&prompt.system)),
+        (Keyword::Renderer, one(&prompt.renderer)),
+        (Keyword::Parser, one(&prompt.parser)),
+        (Keyword::Requires, one(&prompt.requires)),
+    ] {
+        if let Some(value) = value {
+            printer.line(keyword, None, &value);
+        }
+    }
+    for (name, value) in &prompt.parameters {
+        match value {
+            ParameterValue::Int(v) => printer.line(Keyword::Parameter, Some(name), &v.to_string()),
+            ParameterValue::Float(v) => printer.line(Keyword::Parameter, Some(name), &v.to_string()),
+            ParameterValue::Bool(v) => printer.line(Keyword::Parameter, Some(name), &v.to_string()),
+            ParameterValue::String(v) => printer.line(Keyword::Parameter, Some(name), v),
+            ParameterValue::Strings(all) => {
+                all.iter().for_each(|v| printer.line(Keyword::Parameter, Some(name), v));
+            }
+        }
+    }
+    for license in &prompt.licenses {
+        printer.line(Keyword::License, None, license);
+    }
+    for message in &prompt.messages {
+        printer.line(Keyword::Message, Some(message.role.name()), &message.content);
+    }
+    (printer.out, printer.lost)
+}
+
+impl Recipe {
+    /// The recipe as a Modelfile; see [`print`].
+    pub fn to_modelfile(&self) -> (String, Vec<Diagnostic>) {
+        let from: Vec<&str> = self.from.iter().map(|s| s.value.as_str()).collect();
+        let adapters: Vec<&str> = self.adapters.iter().map(|s| s.value.as_str()).collect();
+        print(&from, &adapters, self.draft.as_ref().map(|s| s.value.as_str()), &self.prompt)
+    }
+}
+
+struct Printer {
+    out: String,
+    lost: Vec<Diagnostic>,
+}
+
+impl Printer {
+    fn line(&mut self, keyword: Keyword, word: Option<&str>, value: &str) {
+        let needs_quotes = value.contains('\n') || value.starts_with(' ') || value.ends_with(' ');
+        let preferred: &[Quoting] = if !needs_quotes {
+            &[Quoting::Bare, Quoting::Single]
+        } else if value.contains('"') {
+            &[Quoting::Triple]
+        } else {
+            &[Quoting::Single]
+        };
+        let Some(quoted) = quote(value, preferred) else {
+            let message = format!(
+                "{keyword} is left out: it has `\"\"\"` at the end of a line, which no Modelfile can hold"
+            );
+            self.lost.push(Diagnostic::warning(message).code("unprintable-value"));
+            return;
+        };
+        // Writing to a string cannot fail.
+        let _ = match word {
+            Some(word) => writeln!(self.out, "{keyword} {word} {quoted}"),
+            None => writeln!(self.out, "{keyword} {quoted}"),
+        };
+    }
+}
