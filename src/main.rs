@@ -1,4 +1,4 @@
 //! Parses the arguments, calls the library, prints the diagnostics, sets the exit code.
 #![forbid(unsafe_code)]
 
-fn main() {}
+fn main() -> std::process::ExitCode { mdl::cli::main() }

@@ -13,7 +13,7 @@ use crate::passes::quantize::{TensorTypeRule, mixture};
 use crate::passes::{Context, Options, package, plan};
 use crate::pipeline::{self, Input};
 use crate::store::Name;
-use crate::world::SystemWorld;
+use crate::world::{SystemWorld, World as _};
 
 /// Compiles a Modelfile: resolves FROM and ADAPTER, imports, fuses, quantizes, and gives the result a
 /// name in the store.
@@ -113,9 +113,9 @@ impl Build {
                 Ok(())
             }
             None => {
-                let published = pipeline::publish(&module, &store, &name, &progress)?;
+                let published = pipeline::publish(&module, &world, &store, &name, &progress)?;
                 println!("{}", summary(&name, &module));
-                println!("{}", published.digest);
+                println!("{}", published.id);
                 Ok(())
             }
         }
@@ -153,7 +153,10 @@ impl Build {
             self.tensor_type.iter().map(|t| TensorTypeRule::parse(t)).collect::<Result<Vec<_>>>()?;
         let imatrix = match &self.imatrix {
             None => None,
-            Some(path) => Some(imatrix::read(&SystemWorld, path)?),
+            Some(path) => {
+                let file = SystemWorld.open(path).map_err(|e| Diagnostic::io("read", path, &e))?;
+                Some(imatrix::read(path, &*file)?)
+            }
         };
         Ok(Options { preset, tensor_types, imatrix, allow_requantize: self.allow_requantize })
     }

@@ -168,9 +168,9 @@ impl Global {
         Ok(())
     }
 
-    /// Opens the store, making it where there is none.
+    /// The store; one that is not there reads as an empty one.
     fn open_store(&self) -> Result<Store> {
-        Store::open_or_create(&Store::locate(self.store.as_deref(), &|name| std::env::var_os(name))?)
+        Store::open(Store::locate(self.store.as_deref(), &|name| std::env::var_os(name))?)
     }
 }
 

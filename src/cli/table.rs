@@ -41,7 +41,7 @@ pub(super) fn age(then: SystemTime, now: SystemTime) -> String {
 /// Rows of text in columns, without borders.
 pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header.to_vec());
     for row in rows {
         table.add_row(row.clone());

@@ -29,8 +29,9 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
         .text("config.json")
         .ok_or_else(|| Diagnostic::error("the checkpoint has no config.json").help("copy it from the original model"))?;
     let config = Config::parse(&text.path, &text.bytes)?;
-    let family = families::by_checkpoint(config.architecture()?)
-        .map_err(|e| in_file(e, &text.path))?;
+    let architecture = config.optional_strs("architectures")?.and_then(|all| all.first().copied());
+    let architecture = architecture.ok_or_else(|| config.error("architectures", "the key is missing"))?;
+    let family = families::by_checkpoint(architecture).map_err(|e| in_file(e, &text.path))?;
     let imported = (family.import)(&config)?;
     for key in config.unread() {
         context.note(
@@ -57,10 +58,30 @@ fn metadata(module: &Module, family: &Family, family_metadata: Metadata) -> Resu
     for (key, value) in family_metadata.iter() {
         metadata.set(key, value.clone());
     }
-    for (key, value) in hf::import(&module.texts, vocabulary)?.iter() {
+    for (key, value) in tokenizer(module, vocabulary)?.iter() {
         metadata.set(key, value.clone());
     }
     Ok(metadata)
+}
+
+fn tokenizer(module: &Module, vocab_size: Option<u64>) -> Result<Metadata> {
+    let bytes = |name: &str| module.text(name).map(|t| &*t.bytes);
+    let directory = module.text("config.json").and_then(|t| t.path.parent()).unwrap_or(Path::new(""));
+    let tokenizer_json = bytes("tokenizer.json").ok_or_else(|| {
+        Diagnostic::error("the checkpoint has no tokenizer.json")
+            .in_file(directory, "")
+            .code("no-tokenizer")
+            .help("download the whole repository, not the weights alone")
+    })?;
+    hf::import(&hf::HfTokenizerFiles {
+        directory,
+        tokenizer_json,
+        tokenizer_config: bytes("tokenizer_config.json"),
+        special_tokens_map: bytes("special_tokens_map.json"),
+        generation_config: bytes("generation_config.json"),
+        chat_template: bytes("chat_template.jinja"),
+        vocab_size,
+    })
 }
 
 /// The tensors under their GGUF names: block by block, the rest at the end, each in order of name.

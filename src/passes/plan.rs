@@ -49,11 +49,11 @@ pub fn print(pass: &str, module: &Module) -> String {
 
 /// Bytes an expression reads and writes.
 pub fn bytes(expr: &Expr) -> (u64, u64) {
-    let read = expr.loads().iter().map(|load| match load {
-        Expr::Load { len, .. } => *len,
-        _ => 0,
+    let read = expr.loads().into_iter().fold(0u64, |sum, load| match load {
+        Expr::Load { len, .. } => sum.saturating_add(*len),
+        _ => sum,
     });
-    (read.fold(0, u64::saturating_add), expr.byte_len().unwrap_or(0))
+    (read, expr.byte_len().unwrap_or(0))
 }
 
 fn short(value: &Value) -> String {
