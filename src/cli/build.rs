@@ -88,7 +88,10 @@ impl Build {
         if self.emit == Some(Emit::Ast) && !input.checked.ast.has_errors() {
             return self.write_text(&input.checked.ast.to_string());
         }
-        let name = self.name(&input)?;
+        let name = match self.emit {
+            None => Some(self.name(&input)?),
+            Some(_) => None,
+        };
         let Input { directory, checked, .. } = input;
         let (recipe, warnings) = checked.into_recipe()?;
         global.warn(&warnings, self.deny_warnings)?;
@@ -100,19 +103,19 @@ impl Build {
         let mut text = String::new();
         let module = self.compile(&recipe, &context, &mut text, global)?;
         let progress = Shown::new(global.progress);
-        match self.emit {
-            Some(Emit::Gguf) => {
+        match (self.emit, name) {
+            (Some(Emit::Gguf), _) => {
                 let path = self.output.as_deref().ok_or_else(|| usage("`--emit gguf` needs `-o FILE`"))?;
                 let written = pipeline::write_gguf(&module, path, &progress)?;
                 eprintln!("wrote {} ({})", path.display(), table::size(written));
                 Ok(())
             }
-            Some(_) => self.write_text(&text),
-            None if self.dry_run => {
+            (Some(_), _) | (_, None) => self.write_text(&text),
+            (None, Some(name)) if self.dry_run => {
                 println!("{}", summary(&name, &module));
                 Ok(())
             }
-            None => {
+            (None, Some(name)) => {
                 let published = pipeline::publish(&module, &world, &store, &name, &progress)?;
                 println!("{}", summary(&name, &module));
                 println!("{}", published.id);
