@@ -1,9 +1,10 @@
 //! The models of a store.
 
 use std::cmp::Reverse;
+use std::fs;
 use std::time::SystemTime;
 
-use super::{Digest, Manifest, Name, Store, blob};
+use super::{Digest, Layer, Manifest, Name, Store, Stored, blob};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 
 /// A line of the list. A damaged model is listed, and marked.
@@ -34,7 +35,7 @@ impl Store {
             let Ok(name) = found.name else { continue };
             match self.read_manifest(name.clone(), &found.path) {
                 Ok(Some(stored)) => entries.push(Entry {
-                    damage: self.missing(&name, &stored.manifest),
+                    damage: self.damage(&stored),
                     name,
                     id: Some(stored.id),
                     size: stored.manifest.size(),
@@ -44,7 +45,7 @@ impl Store {
                 // Removed meanwhile.
                 Ok(None) => {}
                 Err(Errors(damage)) => {
-                    let modified = std::fs::metadata(&found.path).and_then(|m| m.modified());
+                    let modified = fs::metadata(&found.path).and_then(|m| m.modified());
                     entries.push(Entry {
                         name,
                         id: None,
@@ -60,12 +61,20 @@ impl Store {
         Ok(entries)
     }
 
-    /// A model's blobs that are missing or of a wrong size.
-    fn missing(&self, name: &Name, manifest: &Manifest) -> Vec<Diagnostic> {
-        let check = |layer: &super::Layer| match self.find_blob(&layer.digest) {
-            Ok(found) => blob::damage(name, layer, found.as_ref()),
+    /// What a look at the directories tells of a model's blobs: missing, or of a wrong size. A
+    /// model that was removed or replaced meanwhile may have lost its blobs by right.
+    pub(super) fn damage(&self, model: &Stored) -> Vec<Diagnostic> {
+        let look = |layer: &Layer| match self.find_blob(&layer.digest) {
+            Ok(found) => blob::damage(&model.name, layer, found.as_ref()),
             Err(Errors(mut errors)) => errors.pop(),
         };
-        manifest.blobs().filter_map(check).collect()
+        let sure = |layer: &Layer| look(layer).filter(|_| still(model)).and_then(|_| look(layer));
+        model.manifest.blobs().filter_map(sure).collect()
     }
+}
+
+/// Whether a model's manifest is the one that was read.
+fn still(model: &Stored) -> bool {
+    let modified = fs::metadata(&model.path).and_then(|m| m.modified());
+    modified.is_ok_and(|m| m == model.modified) && fs::read(&model.path).is_ok_and(|b| b == model.bytes)
 }

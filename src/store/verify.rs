@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::lock::FOR_BUILDS;
 use super::walk::Found;
-use super::{Blob, Digest, Layer, Name, Store, Stored, blob, durable};
+use super::{Blob, Digest, Name, Store, Stored, durable};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 
 /// How far a verification is.
@@ -53,20 +53,13 @@ impl Store {
         if names.is_empty() {
             blobs.extend(self.blobs()?.into_iter().map(|b| (b.digest, b)));
         }
-        let mut wrong_size = BTreeSet::new();
-        for (model, layer) in models.iter().flat_map(|m| m.manifest.blobs().map(move |l| (m, l))) {
-            let found = self.find_blob(&layer.digest)?;
-            // A model that was removed or replaced meanwhile may have lost its blobs by right.
-            match blob::damage(&model.name, layer, found.as_ref()) {
-                Some(damage) if still(model) => {
-                    report.damage.push(damage);
-                    wrong_size.insert(layer.digest);
-                }
-                _ => {}
+        for model in &models {
+            report.damage.extend(self.damage(model));
+            for layer in model.manifest.blobs() {
+                blobs.extend(self.find_blob(&layer.digest)?.map(|b| (b.digest, b)));
             }
-            blobs.extend(found.map(|b| (b.digest, b)));
         }
-        self.hash(blobs.into_values().collect(), &models, &wrong_size, progress, &mut report);
+        self.hash(blobs.into_values().collect(), &models, progress, &mut report);
         Ok(report)
     }
 
@@ -140,7 +133,6 @@ impl Store {
         &self,
         mut blobs: Vec<Blob>,
         models: &[Stored],
-        wrong_size: &BTreeSet<Digest>,
         progress: &(dyn Fn(Progress) + Sync),
         report: &mut Report,
     ) {
@@ -164,9 +156,10 @@ impl Store {
             match content {
                 Ok(digest) if digest == blob.digest => {}
                 Ok(digest) => {
-                    // A model that states another size has said so already.
-                    if !wrong_size.contains(&blob.digest) {
-                        report.damage.push(differs(&blob, digest, &users(models, &blob.digest)));
+                    // A size that is not the manifest's has been told already.
+                    let users = users(models, &blob);
+                    if users.iter().all(|(_, size)| *size == blob.size) {
+                        report.damage.push(differs(&blob, digest, &users));
                     }
                     report.damaged.push(blob.digest);
                 }
@@ -182,23 +175,22 @@ fn content(path: &Path, progress: &dyn Fn(u64)) -> io::Result<Digest> {
     Digest::of_reader(fs::File::open(path)?, progress)
 }
 
-/// Whether a model's manifest is as it was read.
-fn still(model: &Stored) -> bool {
-    fs::read(&model.path).is_ok_and(|bytes| bytes == model.bytes)
+/// The models that need a blob, and the size that each expects.
+fn users<'a>(models: &'a [Stored], blob: &Blob) -> BTreeSet<(&'a Name, u64)> {
+    let uses = |m: &'a Stored| {
+        let layer = m.manifest.blobs().find(|l| l.digest == blob.digest)?;
+        Some((&m.name, layer.size))
+    };
+    models.iter().filter_map(uses).collect()
 }
 
-fn users<'a>(models: &'a [Stored], digest: &Digest) -> BTreeSet<&'a Name> {
-    let uses = |m: &&Stored| m.manifest.blobs().any(|l: &Layer| l.digest == *digest);
-    models.iter().filter(uses).map(|m| &m.name).collect()
-}
-
-fn differs(blob: &Blob, content: Digest, users: &BTreeSet<&Name>) -> Diagnostic {
+fn differs(blob: &Blob, content: Digest, users: &BTreeSet<(&Name, u64)>) -> Diagnostic {
     let damage = Diagnostic::error(format!("the blob is damaged: its bytes have the digest {content}"))
         .in_file(&blob.path, "")
         .code("blob-digest");
     if users.is_empty() {
         return damage.help("delete it; no model needs it");
     }
-    let names: Vec<String> = users.iter().map(|n| format!("`{n}`")).collect();
+    let names: Vec<String> = users.iter().map(|(name, _)| format!("`{name}`")).collect();
     damage.help(format!("delete it, then build or pull {} again", names.join(", ")))
 }
