@@ -8,9 +8,22 @@
 //! |---|---|
 //! | [`tensor_type`] | the GGML tensor types: ids, names, block geometry |
 //! | [`level`] | which instruction set runs, detected once |
+//! | [`blocks`] | how each format lays out one block |
+//! | [`quantize()`](mod@quantize) | single precision to blocks, plain or by importance |
+//! | [`dequantize()`](mod@dequantize) | blocks to single precision |
+//! | [`check()`](mod@check) | blocks that could only decode to NaN |
 
 pub mod level;
 pub mod tensor_type;
 
+pub mod blocks;
+pub mod check;
+pub mod dequantize;
+pub mod quantize;
+
 pub use level::Level;
 pub use tensor_type::TensorType;
+
+pub use check::{BadBlock, check};
+pub use dequantize::{DequantizeError, dequantizable, dequantize, dequantize_at};
+pub use quantize::{QuantizeError, quantizable, quantize, quantize_at};

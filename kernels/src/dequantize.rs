@@ -1,0 +1,433 @@
+//! Blocks back to single precision.
+//!
+//! One definition per format, compiled once for each [`Level`]. Each value is computed on its own,
+//! with the operations in the order written, so every level gives the same bits.
+
+use std::fmt;
+
+use bytemuck::Pod;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::blocks::*;
+use crate::{Level, TensorType};
+
+/// Why bytes could not be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DequantizeError {
+    /// There is no decoder for this type.
+    Unsupported(TensorType),
+    /// The bytes are not the whole blocks that `values` values take.
+    Length {
+        /// The type asked for.
+        ty: TensorType,
+        /// Bytes given.
+        bytes: usize,
+        /// Values asked for.
+        values: usize,
+    },
+}
+
+impl fmt::Display for DequantizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            DequantizeError::Unsupported(ty) => write!(f, "{ty} cannot be decoded to single precision"),
+            DequantizeError::Length { ty, bytes, values } => write!(
+                f,
+                "{bytes} bytes do not hold {values} values of {ty}: a block of {} values takes {} bytes",
+                ty.block_len(),
+                ty.block_bytes()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for DequantizeError {}
+
+/// Whether [`dequantize`] knows the type.
+pub const fn dequantizable(ty: TensorType) -> bool {
+    use TensorType::*;
+    matches!(
+        ty,
+        F32 | F16
+            | BF16
+            | F64
+            | Q4_0
+            | Q4_1
+            | Q5_0
+            | Q5_1
+            | Q8_0
+            | Q2_K
+            | Q3_K
+            | Q4_K
+            | Q5_K
+            | Q6_K
+            | Q8_K
+            | IQ4_NL
+            | IQ4_XS
+            | MXFP4
+    )
+}
+
+/// Decodes whole blocks of `ty` into `out`, at the current [`Level`].
+///
+/// # Errors
+/// When the type has no decoder, or `bytes` are not exactly the blocks of `out.len()` values.
+pub fn dequantize(ty: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<(), DequantizeError> {
+    dequantize_at(Level::current(), ty, bytes, out)
+}
+
+/// [`dequantize`] at a given level, or the best this machine has if that is lower.
+///
+/// # Errors
+/// As [`dequantize`].
+pub fn dequantize_at(
+    level: Level,
+    ty: TensorType,
+    bytes: &[u8],
+    out: &mut [f32],
+) -> Result<(), DequantizeError> {
+    if !dequantizable(ty) {
+        return Err(DequantizeError::Unsupported(ty));
+    }
+    if ty.row_bytes(out.len() as u64) != Some(bytes.len() as u64) {
+        return Err(DequantizeError::Length { ty, bytes: bytes.len(), values: out.len() });
+    }
+    match level.min(Level::detect()) {
+        Level::Portable => decode_values(ty, bytes, out),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Level::detect` found every feature of the level.
+        Level::Avx2 => unsafe { decode_values_avx2(ty, bytes, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx512Vnni => unsafe { decode_values_avx512(ty, bytes, out) },
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => decode_values(ty, bytes, out),
+    }
+    Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+fn decode_values_avx2(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
+    decode_values(ty, bytes, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+fn decode_values_avx512(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
+    decode_values(ty, bytes, out);
+}
+
+/// `bytes` are exactly the blocks of `out`, and `ty` is [`dequantizable`].
+#[inline(always)]
+fn decode_values(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
+    match ty {
+        TensorType::F32 => {
+            for (v, b) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *v = f32::from_le_bytes(*b);
+            }
+        }
+        TensorType::F64 => {
+            for (v, b) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *v = f64::from_le_bytes(*b) as f32;
+            }
+        }
+        TensorType::BF16 => {
+            for (v, b) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *v = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+            }
+        }
+        TensorType::F16 => decode_f16(bytes, out),
+        TensorType::Q4_0 => decode_blocks::<BlockQ4_0, 32>(bytes, out),
+        TensorType::Q4_1 => decode_blocks::<BlockQ4_1, 32>(bytes, out),
+        TensorType::Q5_0 => decode_blocks::<BlockQ5_0, 32>(bytes, out),
+        TensorType::Q5_1 => decode_blocks::<BlockQ5_1, 32>(bytes, out),
+        TensorType::Q8_0 => decode_blocks::<BlockQ8_0, 32>(bytes, out),
+        TensorType::Q2_K => decode_blocks::<BlockQ2_K, 256>(bytes, out),
+        TensorType::Q3_K => decode_blocks::<BlockQ3_K, 256>(bytes, out),
+        TensorType::Q4_K => decode_blocks::<BlockQ4_K, 256>(bytes, out),
+        TensorType::Q5_K => decode_blocks::<BlockQ5_K, 256>(bytes, out),
+        TensorType::Q6_K => decode_blocks::<BlockQ6_K, 256>(bytes, out),
+        TensorType::Q8_K => decode_blocks::<BlockQ8_K, 256>(bytes, out),
+        TensorType::IQ4_NL => decode_blocks::<BlockIQ4_NL, 32>(bytes, out),
+        TensorType::IQ4_XS => decode_blocks::<BlockIQ4_XS, 256>(bytes, out),
+        TensorType::MXFP4 => decode_blocks::<BlockMXFP4, 32>(bytes, out),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn decode_f16(bytes: &[u8], out: &mut [f32]) {
+    // The bytes may lie at an odd address, which a slice of halves may not.
+    let mut halves = [f16::ZERO; 64];
+    for (values, bytes) in out.chunks_mut(64).zip(bytes.chunks(128)) {
+        let halves = &mut halves[..values.len()];
+        for (half, b) in halves.iter_mut().zip(bytes.as_chunks().0) {
+            *half = f16::from_le_bytes(*b);
+        }
+        halves.convert_to_f32_slice(values);
+    }
+}
+
+/// A block of `N` values.
+trait Decode<const N: usize>: Pod {
+    /// The values of the block.
+    fn decode(&self, out: &mut [f32; N]);
+}
+
+#[inline(always)]
+fn decode_blocks<B: Decode<N>, const N: usize>(bytes: &[u8], out: &mut [f32]) {
+    let blocks: &[B] = bytemuck::cast_slice(bytes);
+    for (block, values) in blocks.iter().zip(out.as_chunks_mut::<N>().0) {
+        block.decode(values);
+    }
+}
+
+impl Decode<32> for BlockQ4_0 {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 32]) {
+        let d = self.d.to_f32();
+        for j in 0..16 {
+            out[j] = (i32::from(self.qs[j] & 15) - 8) as f32 * d;
+            out[j + 16] = (i32::from(self.qs[j] >> 4) - 8) as f32 * d;
+        }
+    }
+}
+
+impl Decode<32> for BlockQ4_1 {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 32]) {
+        let (d, m) = (self.d.to_f32(), self.m.to_f32());
+        for j in 0..16 {
+            out[j] = f32::from(self.qs[j] & 15) * d + m;
+            out[j + 16] = f32::from(self.qs[j] >> 4) * d + m;
+        }
+    }
+}
+
+/// The 32 five-bit quants of a Q5_0 or Q5_1 block.
+#[inline(always)]
+fn five_bits(qs: &[u8; 16], qh: [u8; 4]) -> [i32; 32] {
+    let high = u32::from_le_bytes(qh);
+    let mut quants = [0; 32];
+    for j in 0..16 {
+        quants[j] = i32::from(qs[j] & 15) | ((high >> j) as i32 & 1) << 4;
+        quants[j + 16] = i32::from(qs[j] >> 4) | ((high >> (j + 16)) as i32 & 1) << 4;
+    }
+    quants
+}
+
+impl Decode<32> for BlockQ5_0 {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 32]) {
+        let d = self.d.to_f32();
+        let quants = five_bits(&self.qs, self.qh);
+        for j in 0..32 {
+            out[j] = (quants[j] - 16) as f32 * d;
+        }
+    }
+}
+
+impl Decode<32> for BlockQ5_1 {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 32]) {
+        let (d, m) = (self.d.to_f32(), self.m.to_f32());
+        let quants = five_bits(&self.qs, self.qh);
+        for j in 0..32 {
+            out[j] = quants[j] as f32 * d + m;
+        }
+    }
+}
+
+impl Decode<32> for BlockQ8_0 {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 32]) {
+        let d = self.d.to_f32();
+        for j in 0..32 {
+            out[j] = f32::from(self.qs[j]) * d;
+        }
+    }
+}
+
+impl Decode<256> for BlockQ2_K {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 256]) {
+        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
+        for j in 0..16 {
+            let scale = d * f32::from(self.scales[j] & 15);
+            let min = dmin * f32::from(self.scales[j] >> 4);
+            let (qs, shift) = (&self.qs[j / 8 * 32 + j % 2 * 16..][..16], j / 2 % 4 * 2);
+            let values = &mut out[16 * j..][..16];
+            for l in 0..16 {
+                values[l] = scale * f32::from((qs[l] >> shift) & 3) - min;
+            }
+        }
+    }
+}
+
+impl Decode<256> for BlockQ3_K {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 256]) {
+        let d = self.d.to_f32();
+        let scales = unpack_q3_scales(&self.scales);
+        for j in 0..16 {
+            let scale = d * (i32::from(scales[j]) - 32) as f32;
+            let (qs, shift) = (&self.qs[j / 8 * 32 + j % 2 * 16..][..16], j / 2 % 4 * 2);
+            let high = &self.hmask[j % 2 * 16..][..16];
+            let values = &mut out[16 * j..][..16];
+            for l in 0..16 {
+                let quant = ((qs[l] >> shift) & 3) | ((high[l] >> (j / 2)) & 1) << 2;
+                values[l] = scale * (i32::from(quant) - 4) as f32;
+            }
+        }
+    }
+}
+
+impl Decode<256> for BlockQ4_K {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 256]) {
+        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
+        let (scales, mins) = unpack_k4_scales(&self.scales);
+        for j in 0..8 {
+            let (scale, min) = (d * f32::from(scales[j]), dmin * f32::from(mins[j]));
+            let (qs, shift) = (&self.qs[j / 2 * 32..][..32], j % 2 * 4);
+            let values = &mut out[32 * j..][..32];
+            for l in 0..32 {
+                values[l] = scale * f32::from((qs[l] >> shift) & 15) - min;
+            }
+        }
+    }
+}
+
+impl Decode<256> for BlockQ5_K {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 256]) {
+        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
+        let (scales, mins) = unpack_k4_scales(&self.scales);
+        for j in 0..8 {
+            let (scale, min) = (d * f32::from(scales[j]), dmin * f32::from(mins[j]));
+            let (qs, shift) = (&self.qs[j / 2 * 32..][..32], j % 2 * 4);
+            let values = &mut out[32 * j..][..32];
+            for l in 0..32 {
+                let quant = ((qs[l] >> shift) & 15) | ((self.qh[l] >> j) & 1) << 4;
+                values[l] = scale * f32::from(quant) - min;
+            }
+        }
+    }
+}
+
+impl Decode<256> for BlockQ6_K {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 256]) {
+        let d = self.d.to_f32();
+        for j in 0..16 {
+            let scale = d * f32::from(self.scales[j]);
+            // Of 128 values, the quarters 0 and 2 share bytes 0 to 31, the quarters 1 and 3 the rest.
+            let (half, quarter, at) = (j / 8, j / 2 % 4, j % 2 * 16);
+            let low = &self.ql[64 * half + 32 * (quarter % 2) + at..][..16];
+            let high = &self.qh[32 * half + at..][..16];
+            let values = &mut out[16 * j..][..16];
+            for l in 0..16 {
+                let quant = ((low[l] >> (quarter / 2 * 4)) & 15) | ((high[l] >> (2 * quarter)) & 3) << 4;
+                values[l] = scale * (i32::from(quant) - 32) as f32;
+            }
+        }
+    }
+}
+
+impl Decode<256> for BlockQ8_K {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 256]) {
+        let d = f32::from_le_bytes(self.d);
+        for j in 0..256 {
+            out[j] = d * f32::from(self.qs[j]);
+        }
+    }
+}
+
+/// `scale * table[q]` for 32 quants in nibbles.
+#[inline(always)]
+fn decode_table(scale: f32, table: &[i8; 16], qs: &[u8], out: &mut [f32]) {
+    let (low, high) = out.split_at_mut(16);
+    for j in 0..16 {
+        low[j] = scale * f32::from(table[usize::from(qs[j] & 15)]);
+        high[j] = scale * f32::from(table[usize::from(qs[j] >> 4)]);
+    }
+}
+
+impl Decode<32> for BlockIQ4_NL {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 32]) {
+        decode_table(self.d.to_f32(), &IQ4_VALUES, &self.qs, out);
+    }
+}
+
+impl Decode<256> for BlockIQ4_XS {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 256]) {
+        let d = self.d.to_f32();
+        let high = u16::from_le_bytes(self.scales_h);
+        for j in 0..8 {
+            let low = (self.scales_l[j / 2] >> (j % 2 * 4)) & 15;
+            let scale = d * (i32::from(low) + (i32::from(high >> (2 * j) & 3) << 4) - 32) as f32;
+            decode_table(scale, &IQ4_VALUES, &self.qs[16 * j..][..16], &mut out[32 * j..][..32]);
+        }
+    }
+}
+
+impl Decode<32> for BlockMXFP4 {
+    #[inline(always)]
+    fn decode(&self, out: &mut [f32; 32]) {
+        decode_table(mxfp4_scale(self.e), &FP4_VALUES, &self.qs, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_decode_exactly_from_any_address() {
+        let mut bytes = vec![0u8];
+        for v in [1.5f32, -2.0, 0.25, 65504.0, -0.0] {
+            bytes.extend(f16::from_f32(v).to_le_bytes());
+        }
+        let mut out = [0.0; 5];
+        dequantize(TensorType::F16, &bytes[1..], &mut out).unwrap();
+        assert_eq!(out, [1.5, -2.0, 0.25, 65504.0, 0.0]);
+        assert!(out[4].is_sign_negative());
+
+        dequantize(TensorType::BF16, &[0, 0x3f, 0x80, 0xc0], &mut out[..2]).unwrap();
+        assert_eq!(out[..2], [0.5, -4.0]);
+        dequantize(TensorType::F64, &0.1f64.to_le_bytes(), &mut out[..1]).unwrap();
+        assert_eq!(out[0], 0.1f32);
+    }
+
+    #[test]
+    fn mxfp4_decodes_its_sixteen_levels() {
+        let mut block = [0u8; 17];
+        block[0] = 129; // a scale of 4
+        for (j, b) in block[1..].iter_mut().enumerate() {
+            *b = j as u8;
+        }
+        let mut out = [0.0; 32];
+        dequantize(TensorType::MXFP4, &block, &mut out).unwrap();
+        assert_eq!(out[..8], [0.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0]);
+        assert_eq!(out[9..16], [-2.0, -4.0, -6.0, -8.0, -12.0, -16.0, -24.0]);
+    }
+
+    #[test]
+    fn lengths_and_types_are_checked() {
+        let mut out = [0.0; 32];
+        let error = dequantize(TensorType::Q4_0, &[0; 17], &mut out).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "17 bytes do not hold 32 values of Q4_0: a block of 32 values takes 18 bytes"
+        );
+        assert!(dequantize(TensorType::Q4_0, &[0; 18], &mut out[..31]).is_err());
+        let error = dequantize(TensorType::IQ2_XXS, &[], &mut []).unwrap_err();
+        assert_eq!(error, DequantizeError::Unsupported(TensorType::IQ2_XXS));
+    }
+}

@@ -1,0 +1,549 @@
+//! From the searched scales of sub-blocks to blocks: quantize the scales, then put each value at
+//! its nearest level under the scale as stored.
+
+use super::lanes::{Lanes, nearest};
+use super::round::{fifth_bits, nibbles};
+use super::scheme::{Scheme, Search, Weights};
+use super::search::{self, Affine, Fit, ZERO};
+use crate::TensorType;
+use crate::blocks::*;
+
+/// Values searched together: enough for sixteen lanes of 32.
+const CHUNK: usize = 512;
+
+/// What the searches found for the sub-blocks of a chunk, at most 32 of them.
+struct Fits {
+    scale: [f32; CHUNK / 16],
+    min: [f32; CHUNK / 16],
+    inverse: [f32; CHUNK / 16],
+    origin: [f32; CHUNK / 16],
+    /// The sum of the weights.
+    weight: [f32; CHUNK / 16],
+}
+
+/// The part of [`Fits`] that belongs to one block of `SUBS` sub-blocks.
+struct BlockFits<'a, const SUBS: usize> {
+    search: Search,
+    /// The search was weighted by importance.
+    important: bool,
+    scale: &'a [f32; SUBS],
+    min: &'a [f32; SUBS],
+    inverse: &'a [f32; SUBS],
+    origin: &'a [f32; SUBS],
+    weight: &'a [f32; SUBS],
+}
+
+/// One row by its scheme.
+#[inline(always)]
+pub(super) fn encode_row<S: Lanes>(
+    ty: TensorType,
+    scheme: &Scheme,
+    row: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    let row_spread = spread(scheme, row, true);
+    let chunk_bytes = CHUNK / ty.block_len() * ty.block_bytes();
+    for (i, (x, out)) in row.chunks(CHUNK).zip(out.chunks_mut(chunk_bytes)).enumerate() {
+        let importance = importance.map(|columns| &columns[i * CHUNK..][..x.len()]);
+        let none = [0.0; CHUNK / 16];
+        let mut fits = Fits { scale: none, min: none, inverse: none, origin: none, weight: none };
+        match scheme.len {
+            16 => search_chunk::<S, 16>(scheme, x, importance, row_spread, &mut fits),
+            _ => search_chunk::<S, 32>(scheme, x, importance, row_spread, &mut fits),
+        }
+        let important = importance.is_some();
+        match ty {
+            TensorType::Q4_0 => pack_blocks::<S, BlockQ4_0, 32, 1>(scheme, important, x, &fits, out),
+            TensorType::Q4_1 => pack_blocks::<S, BlockQ4_1, 32, 1>(scheme, important, x, &fits, out),
+            TensorType::Q5_0 => pack_blocks::<S, BlockQ5_0, 32, 1>(scheme, important, x, &fits, out),
+            TensorType::Q5_1 => pack_blocks::<S, BlockQ5_1, 32, 1>(scheme, important, x, &fits, out),
+            TensorType::Q2_K => pack_blocks::<S, BlockQ2_K, 256, 16>(scheme, important, x, &fits, out),
+            TensorType::Q3_K => pack_blocks::<S, BlockQ3_K, 256, 16>(scheme, important, x, &fits, out),
+            TensorType::Q4_K => pack_blocks::<S, BlockQ4_K, 256, 8>(scheme, important, x, &fits, out),
+            TensorType::Q5_K => pack_blocks::<S, BlockQ5_K, 256, 8>(scheme, important, x, &fits, out),
+            TensorType::Q6_K => pack_blocks::<S, BlockQ6_K, 256, 16>(scheme, important, x, &fits, out),
+            TensorType::IQ4_NL => pack_blocks::<S, BlockIQ4_NL, 32, 1>(scheme, important, x, &fits, out),
+            TensorType::IQ4_XS => pack_blocks::<S, BlockIQ4_XS, 256, 8>(scheme, important, x, &fits, out),
+            _ => {}
+        }
+    }
+}
+
+/// The `s` of [`Weights::Spread`] for these values, if it is taken over whole rows or not, as
+/// asked; else 0.
+#[inline(always)]
+fn spread(scheme: &Scheme, x: &[f32], whole_row: bool) -> f32 {
+    match scheme.weights {
+        Weights::Spread(spread) if spread.span.is_none() == whole_row => {
+            let mut sum = 0.0;
+            for v in x {
+                sum += v * v;
+            }
+            spread.times * sum / if whole_row { x.len() as f32 } else { spread.divisor }
+        }
+        _ => 0.0,
+    }
+}
+
+/// Searches the sub-blocks of up to [`CHUNK`] values, as many at a time as there are lanes.
+#[inline(always)]
+fn search_chunk<S: Lanes, const LEN: usize>(
+    scheme: &Scheme,
+    x: &[f32],
+    importance: Option<&[f32]>,
+    row_spread: f32,
+    fits: &mut Fits,
+) {
+    let mut spreads = [row_spread; CHUNK / 16];
+    if let Weights::Spread(over) = scheme.weights
+        && let Some(span) = over.span
+    {
+        for (x, spreads) in x.chunks(span).zip(spreads.chunks_mut(span / LEN)) {
+            spreads.fill(spread(scheme, x, false));
+        }
+    }
+    let zero = S::splat(0.0);
+    for first in (0..x.len() / LEN).step_by(S::COUNT) {
+        let (mut values, mut weights) = ([zero; LEN], [zero; LEN]);
+        load_sub_blocks::<S, LEN>(&x[first * LEN..], &mut values);
+        if let Some(importance) = importance {
+            load_sub_blocks::<S, LEN>(&importance[first * LEN..], &mut weights);
+        }
+        weigh(scheme.weights, &values, S::load(&spreads[first..]), &mut weights);
+        let fit = match scheme.search {
+            Search::Affine(affine) => search::affine(&values, &weights, &affine),
+            Search::Symmetric(half) => search::symmetric(&values, &weights, half),
+            Search::Greedy(half) => Fit::of_scale(search::greedy(&values, half).0),
+            Search::Nonlinear => Fit::of_scale(search::nonlinear(&values, &weights)),
+        };
+        let mut sum = zero;
+        for &w in &weights {
+            sum = sum + w;
+        }
+        fit.scale.store(&mut fits.scale[first..]);
+        fit.min.store(&mut fits.min[first..]);
+        fit.inverse.store(&mut fits.inverse[first..]);
+        fit.origin.store(&mut fits.origin[first..]);
+        sum.store(&mut fits.weight[first..]);
+    }
+}
+
+/// Sub-blocks into lanes; lanes beyond the last sub-block hold zeros.
+#[inline(always)]
+fn load_sub_blocks<S: Lanes, const LEN: usize>(x: &[f32], out: &mut [S; LEN]) {
+    let whole = S::COUNT * LEN;
+    if x.len() >= whole {
+        S::transpose(&x[..whole], out);
+    } else {
+        let mut padded = [0.0; CHUNK];
+        padded[..x.len()].copy_from_slice(x);
+        S::transpose(&padded[..whole], out);
+    }
+}
+
+/// `weights` holds the importance of each value, if there is any.
+#[inline(always)]
+fn weigh<S: Lanes, const LEN: usize>(by: Weights, x: &[S; LEN], spread: S, weights: &mut [S; LEN]) {
+    match by {
+        Weights::Magnitude => {
+            for i in 0..LEN {
+                weights[i] = x[i].abs();
+            }
+        }
+        Weights::MagnitudeAndRms => {
+            let mut sum = S::splat(0.0);
+            for &v in x {
+                sum = sum + v * v;
+            }
+            let rms = (sum / S::splat(LEN as f32)).sqrt();
+            for i in 0..LEN {
+                weights[i] = rms + x[i].abs();
+            }
+        }
+        Weights::Square => {
+            for i in 0..LEN {
+                weights[i] = x[i] * x[i];
+            }
+        }
+        Weights::Importance => {}
+        Weights::Spread(_) => {
+            for i in 0..LEN {
+                weights[i] = weights[i] * (spread + x[i] * x[i]).sqrt();
+            }
+        }
+    }
+}
+
+/// A block of `N` values in `SUBS` sub-blocks.
+trait Pack<const N: usize, const SUBS: usize>: bytemuck::Pod {
+    fn pack<S: Lanes>(x: &[f32; N], fits: &BlockFits<'_, SUBS>) -> Self;
+}
+
+#[inline(always)]
+fn pack_blocks<S: Lanes, B: Pack<N, SUBS>, const N: usize, const SUBS: usize>(
+    scheme: &Scheme,
+    important: bool,
+    x: &[f32],
+    fits: &Fits,
+    out: &mut [u8],
+) {
+    let blocks: &mut [B] = bytemuck::cast_slice_mut(out);
+    for (i, (block, x)) in blocks.iter_mut().zip(x.as_chunks::<N>().0).enumerate() {
+        let fits = BlockFits {
+            search: scheme.search,
+            important,
+            scale: &fits.scale.as_chunks().0[i],
+            min: &fits.min.as_chunks().0[i],
+            inverse: &fits.inverse.as_chunks().0[i],
+            origin: &fits.origin.as_chunks().0[i],
+            weight: &fits.weight.as_chunks().0[i],
+        };
+        *block = B::pack::<S>(x, &fits);
+    }
+}
+
+impl<const SUBS: usize> BlockFits<'_, SUBS> {
+    /// The levels at which the search found sub-block `j`, which holds `x`: those that count
+    /// where no scale is stored.
+    #[inline(always)]
+    fn levels<const LEN: usize>(&self, j: usize, x: &[f32; LEN], levels: &mut [u8; LEN]) {
+        let inverse = self.inverse[j];
+        match self.search {
+            Search::Affine(Affine { top, .. }) => {
+                for (l, v) in levels.iter_mut().zip(x) {
+                    *l = nearest(inverse * (v - self.origin[j])).clamp(0, top as i32) as u8;
+                }
+            }
+            Search::Symmetric(_) if inverse == 0.0 => *levels = [0; LEN],
+            Search::Symmetric(half) => {
+                let half = half as i32;
+                for (l, v) in levels.iter_mut().zip(x) {
+                    *l = (nearest(inverse * v).clamp(-half, half - 1) + half) as u8;
+                }
+            }
+            Search::Greedy(half) => {
+                for (l, level) in levels.iter_mut().zip(search::greedy(x, half).1) {
+                    *l = level as u8;
+                }
+            }
+            Search::Nonlinear => {}
+        }
+    }
+}
+
+/// The levels from `low` to `high` nearest to `(x + min) / scale`, counted from `low`.
+#[inline(always)]
+fn levels_at<const LEN: usize>(
+    x: &[f32; LEN],
+    scale: f32,
+    min: f32,
+    (low, high): (i32, i32),
+    levels: &mut [u8; LEN],
+) {
+    for (l, v) in levels.iter_mut().zip(x) {
+        *l = (nearest((v + min) / scale).clamp(low, high) - low) as u8;
+    }
+}
+
+/// Scales that are not negative as `d * 0..=top`: by the greatest, or by a search under weights.
+#[inline(always)]
+fn positive_scales<const SUBS: usize>(
+    scales: &[f32; SUBS],
+    weights: &[f32; SUBS],
+    important: bool,
+    top: u8,
+) -> (Half, [u8; SUBS]) {
+    let mut levels = [0; SUBS];
+    if important {
+        let (d, found) = search::positive(scales, weights, f32::from(top));
+        for (l, level) in levels.iter_mut().zip(found) {
+            *l = (level as i32 as u8).min(top);
+        }
+        return (Half::from_f32(d), levels);
+    }
+    let mut max = 0.0;
+    for &s in scales {
+        max = if s > max { s } else { max };
+    }
+    let inverse = if max > 0.0 { f32::from(top) / max } else { 0.0 };
+    for (l, s) in levels.iter_mut().zip(scales) {
+        *l = (nearest(inverse * s) as u8).min(top);
+    }
+    (Half::from_f32(max / f32::from(top)), levels)
+}
+
+/// The scale of greatest magnitude, and that magnitude.
+#[inline(always)]
+fn greatest<const SUBS: usize>(scales: &[f32; SUBS]) -> (f32, f32) {
+    search::extreme(scales)
+}
+
+/// What Q2_K, Q4_K and Q5_K share: two scales, the sub-blocks' scales and minimums, and levels.
+struct AffineBlock<const SUBS: usize> {
+    d: Half,
+    dmin: Half,
+    scales: [u8; SUBS],
+    mins: [u8; SUBS],
+    levels: [u8; 256],
+}
+
+#[inline(always)]
+fn affine_block<const LEN: usize, const SUBS: usize>(
+    x: &[f32; 256],
+    fits: &BlockFits<'_, SUBS>,
+    top: i32,
+    top_scale: u8,
+) -> AffineBlock<SUBS> {
+    let mut negated = [0.0; SUBS];
+    for j in 0..SUBS {
+        negated[j] = -fits.min[j];
+    }
+    let (d, scales) = positive_scales(fits.scale, fits.weight, fits.important, top_scale);
+    let (dmin, mins) = positive_scales(&negated, fits.weight, fits.important, top_scale);
+    let mut levels = [0; 256];
+    let sub_blocks = x.as_chunks::<LEN>().0.iter().zip(levels.as_chunks_mut::<LEN>().0);
+    for (j, (x, levels)) in sub_blocks.enumerate() {
+        let scale = d.to_f32() * f32::from(scales[j]);
+        if scale == 0.0 {
+            fits.levels(j, x, levels);
+        } else {
+            levels_at(x, scale, dmin.to_f32() * f32::from(mins[j]), (0, top), levels);
+        }
+    }
+    AffineBlock { d, dmin, scales, mins, levels }
+}
+
+/// The levels of a block with one scale per sub-block, from `-half` to below `half`.
+#[inline(always)]
+fn symmetric_levels(
+    x: &[f32; 256],
+    fits: &BlockFits<'_, 16>,
+    d: Half,
+    scales: &[i8; 16],
+    half: i32,
+) -> [u8; 256] {
+    let mut levels = [0; 256];
+    let sub_blocks = x.as_chunks::<16>().0.iter().zip(levels.as_chunks_mut::<16>().0);
+    for (j, (x, levels)) in sub_blocks.enumerate() {
+        let scale = d.to_f32() * f32::from(scales[j]);
+        if scale == 0.0 {
+            fits.levels(j, x, levels);
+        } else {
+            levels_at(x, scale, 0.0, (-half, half - 1), levels);
+        }
+    }
+    levels
+}
+
+/// Two bits of four levels per byte: those of one byte lie 32 apart.
+#[inline(always)]
+fn two_bits(levels: &[u8; 256], shift: u8) -> [u8; 64] {
+    let mut qs = [0; 64];
+    for (qs, levels) in qs.as_chunks_mut::<32>().0.iter_mut().zip(levels.as_chunks::<128>().0) {
+        for l in 0..32 {
+            for part in 0..4 {
+                qs[l] |= ((levels[32 * part + l] >> shift) & 3) << (2 * part);
+            }
+        }
+    }
+    qs
+}
+
+/// The low nibbles of two levels per byte, which lie 32 apart.
+#[inline(always)]
+fn far_nibbles(levels: &[u8; 256]) -> [u8; 128] {
+    let mut qs = [0; 128];
+    for (qs, levels) in qs.as_chunks_mut::<32>().0.iter_mut().zip(levels.as_chunks::<64>().0) {
+        for l in 0..32 {
+            qs[l] = (levels[l] & 15) | levels[32 + l] << 4;
+        }
+    }
+    qs
+}
+
+/// One bit of eight levels per byte, which lie 32 apart.
+#[inline(always)]
+fn far_bits(levels: &[u8; 256], bit: u8) -> [u8; 32] {
+    let mut bits = [0; 32];
+    for (part, levels) in levels.as_chunks::<32>().0.iter().enumerate() {
+        for l in 0..32 {
+            bits[l] |= ((levels[l] >> bit) & 1) << part;
+        }
+    }
+    bits
+}
+
+impl Pack<256, 16> for BlockQ2_K {
+    #[inline(always)]
+    fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 16>) -> Self {
+        let AffineBlock { d, dmin, scales, mins, levels } = affine_block::<16, 16>(x, fits, 3, 15);
+        let mut both = [0; 16];
+        for j in 0..16 {
+            both[j] = scales[j] | mins[j] << 4;
+        }
+        BlockQ2_K { scales: both, qs: two_bits(&levels, 0), d, dmin }
+    }
+}
+
+impl Pack<256, 8> for BlockQ4_K {
+    #[inline(always)]
+    fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 8>) -> Self {
+        let AffineBlock { d, dmin, scales, mins, levels } = affine_block::<32, 8>(x, fits, 15, 63);
+        BlockQ4_K { d, dmin, scales: pack_k4_scales(&scales, &mins), qs: far_nibbles(&levels) }
+    }
+}
+
+impl Pack<256, 8> for BlockQ5_K {
+    #[inline(always)]
+    fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 8>) -> Self {
+        let AffineBlock { d, dmin, scales, mins, levels } = affine_block::<32, 8>(x, fits, 31, 63);
+        let (qh, qs) = (far_bits(&levels, 4), far_nibbles(&levels));
+        BlockQ5_K { d, dmin, scales: pack_k4_scales(&scales, &mins), qh, qs }
+    }
+}
+
+impl Pack<256, 16> for BlockQ3_K {
+    #[inline(always)]
+    fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 16>) -> Self {
+        // From 0 to 63, standing for -32 to 31.
+        let mut packed = [0; 16];
+        let d = if fits.important {
+            let fit = search::symmetric(fits.scale, fits.weight, 32.0);
+            let of_scales =
+                BlockFits { search: Search::Symmetric(32.0), inverse: &[fit.inverse; 16], ..*fits };
+            of_scales.levels(0, fits.scale, &mut packed);
+            fit.scale
+        } else {
+            let (max, _) = greatest(fits.scale);
+            if max == 0.0 {
+                0.0
+            } else {
+                let inverse = -32.0 / max;
+                for (p, s) in packed.iter_mut().zip(fits.scale) {
+                    *p = ((nearest(inverse * s) as i8).clamp(-32, 31) + 32) as u8;
+                }
+                1.0 / inverse
+            }
+        };
+        let d = Half::from_f32(d);
+        let mut scales = [0; 16];
+        for (s, p) in scales.iter_mut().zip(packed) {
+            *s = p as i8 - 32;
+        }
+        let levels = symmetric_levels(x, fits, d, &scales, 4);
+        BlockQ3_K {
+            hmask: far_bits(&levels, 2),
+            qs: two_bits(&levels, 0),
+            scales: pack_q3_scales(&packed),
+            d,
+        }
+    }
+}
+
+impl Pack<256, 16> for BlockQ6_K {
+    #[inline(always)]
+    fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 16>) -> Self {
+        let (max, magnitude) = greatest(fits.scale);
+        if magnitude < ZERO {
+            return bytemuck::Zeroable::zeroed();
+        }
+        let inverse = -128.0 / max;
+        let d = Half::from_f32(1.0 / inverse);
+        let mut scales = [0; 16];
+        for (s, scale) in scales.iter_mut().zip(fits.scale) {
+            *s = nearest(inverse * scale).min(127) as i8;
+        }
+        let levels = symmetric_levels(x, fits, d, &scales, 32);
+        let mut ql = [0; 128];
+        for (ql, levels) in ql.as_chunks_mut::<64>().0.iter_mut().zip(levels.as_chunks::<128>().0) {
+            for l in 0..64 {
+                ql[l] = (levels[l] & 15) | levels[64 + l] << 4;
+            }
+        }
+        BlockQ6_K { ql, qh: two_bits(&levels, 4), scales, d }
+    }
+}
+
+impl Pack<32, 1> for BlockQ4_0 {
+    #[inline(always)]
+    fn pack<S: Lanes>(x: &[f32; 32], fits: &BlockFits<'_, 1>) -> Self {
+        let mut levels = [0; 32];
+        fits.levels(0, x, &mut levels);
+        BlockQ4_0 { d: Half::from_f32(fits.scale[0]), qs: nibbles(&levels) }
+    }
+}
+
+impl Pack<32, 1> for BlockQ4_1 {
+    #[inline(always)]
+    fn pack<S: Lanes>(x: &[f32; 32], fits: &BlockFits<'_, 1>) -> Self {
+        let mut levels = [0; 32];
+        fits.levels(0, x, &mut levels);
+        let (d, m) = (Half::from_f32(fits.scale[0]), Half::from_f32(fits.min[0]));
+        BlockQ4_1 { d, m, qs: nibbles(&levels) }
+    }
+}
+
+impl Pack<32, 1> for BlockQ5_0 {
+    #[inline(always)]
+    fn pack<S: Lanes>(x: &[f32; 32], fits: &BlockFits<'_, 1>) -> Self {
+        let mut levels = [0; 32];
+        fits.levels(0, x, &mut levels);
+        BlockQ5_0 { d: Half::from_f32(fits.scale[0]), qh: fifth_bits(&levels), qs: nibbles(&levels) }
+    }
+}
+
+impl Pack<32, 1> for BlockQ5_1 {
+    #[inline(always)]
+    fn pack<S: Lanes>(x: &[f32; 32], fits: &BlockFits<'_, 1>) -> Self {
+        let mut levels = [0; 32];
+        fits.levels(0, x, &mut levels);
+        let (d, m) = (Half::from_f32(fits.scale[0]), Half::from_f32(fits.min[0]));
+        BlockQ5_1 { d, m, qh: fifth_bits(&levels), qs: nibbles(&levels) }
+    }
+}
+
+/// The levels of IQ4 nearest to `x * inverse`, packed as [`nibbles`].
+#[inline(always)]
+fn iq4_nibbles<S: Lanes>(x: &[f32; 32], inverse: f32) -> [u8; 16] {
+    let mut indices = [0.0; 32];
+    for at in (0..32).step_by(S::COUNT) {
+        let (index, _) = (S::splat(inverse) * S::load(&x[at..])).nearest_iq4();
+        index.store(&mut indices[at..]);
+    }
+    let mut levels = [0; 32];
+    for (l, index) in levels.iter_mut().zip(indices) {
+        *l = index as u8;
+    }
+    nibbles(&levels)
+}
+
+impl Pack<32, 1> for BlockIQ4_NL {
+    #[inline(always)]
+    fn pack<S: Lanes>(x: &[f32; 32], fits: &BlockFits<'_, 1>) -> Self {
+        let scale = fits.scale[0];
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        BlockIQ4_NL { d: Half::from_f32(scale), qs: iq4_nibbles::<S>(x, inverse) }
+    }
+}
+
+impl Pack<256, 8> for BlockIQ4_XS {
+    #[inline(always)]
+    fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 8>) -> Self {
+        let (max, _) = greatest(fits.scale);
+        let d = -max / 32.0;
+        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+        let mut scales_h = 0u16;
+        let mut scales_l = [0u8; 4];
+        let mut qs = [0; 128];
+        for (j, (x, qs)) in x.as_chunks::<32>().0.iter().zip(qs.as_chunks_mut::<16>().0).enumerate() {
+            let scale = nearest(inverse * fits.scale[j]).clamp(-32, 31);
+            let exact = d * scale as f32;
+            *qs = iq4_nibbles::<S>(x, if exact == 0.0 { 0.0 } else { 1.0 / exact });
+            let stored = (scale + 32) as u16;
+            scales_l[j / 2] |= ((stored & 15) as u8) << (j % 2 * 4);
+            scales_h |= (stored >> 4) << (2 * j);
+        }
+        BlockIQ4_XS { d: Half::from_f32(d), scales_h: scales_h.to_le_bytes(), scales_l, qs }
+    }
+}

@@ -1,0 +1,189 @@
+//! Formats that round: the block's extremes fix the grid, each value goes to its nearest point.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use super::lanes::nearest;
+use super::search::extreme;
+use crate::TensorType;
+use crate::blocks::*;
+
+/// Rows of finite values into exactly their blocks.
+#[inline(always)]
+pub(super) fn encode(ty: TensorType, values: &[f32], out: &mut [u8]) {
+    match ty {
+        TensorType::F32 => {
+            for (b, v) in out.as_chunks_mut().0.iter_mut().zip(values) {
+                *b = v.to_le_bytes();
+            }
+        }
+        TensorType::BF16 => {
+            for (b, v) in out.as_chunks_mut().0.iter_mut().zip(values) {
+                *b = bf16::from_f32(*v).to_le_bytes();
+            }
+        }
+        TensorType::F16 => {
+            let mut halves = [f16::ZERO; 64];
+            for (values, out) in values.chunks(64).zip(out.chunks_mut(128)) {
+                let halves = &mut halves[..values.len()];
+                halves.convert_from_f32_slice(values);
+                for (b, half) in out.as_chunks_mut().0.iter_mut().zip(halves) {
+                    *b = half.to_le_bytes();
+                }
+            }
+        }
+        TensorType::Q4_0 => encode_blocks::<BlockQ4_0, 32>(values, out),
+        TensorType::Q4_1 => encode_blocks::<BlockQ4_1, 32>(values, out),
+        TensorType::Q5_0 => encode_blocks::<BlockQ5_0, 32>(values, out),
+        TensorType::Q5_1 => encode_blocks::<BlockQ5_1, 32>(values, out),
+        TensorType::Q8_0 => encode_blocks::<BlockQ8_0, 32>(values, out),
+        TensorType::Q8_K => encode_blocks::<BlockQ8_K, 256>(values, out),
+        _ => {}
+    }
+}
+
+trait Round<const N: usize>: bytemuck::Pod {
+    fn round(x: &[f32; N]) -> Self;
+}
+
+#[inline(always)]
+fn encode_blocks<B: Round<N>, const N: usize>(values: &[f32], out: &mut [u8]) {
+    let blocks: &mut [B] = bytemuck::cast_slice_mut(out);
+    for (block, x) in blocks.iter_mut().zip(values.as_chunks::<N>().0) {
+        *block = B::round(x);
+    }
+}
+
+/// `value` without its fraction. Only a scale that is no normal number makes it leave +-256 or be
+/// NaN; that gives 0.
+#[inline(always)]
+fn truncate(value: f32) -> i32 {
+    let value = if value.abs() < 256.0 { value } else { 0.0 };
+    // SAFETY: within +-256.
+    unsafe { value.to_int_unchecked() }
+}
+
+/// `1 / d`, and 0 for 0.
+#[inline(always)]
+fn inverse(d: f32) -> f32 {
+    if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
+/// The scale that puts the value of greatest magnitude at level `-half`, and the levels from 0.
+#[inline(always)]
+fn symmetric(x: &[f32; 32], half: f32) -> (Half, [u8; 32]) {
+    let (max, _) = extreme(x);
+    let d = max / -half;
+    let id = inverse(d);
+    let mut levels = [0; 32];
+    for j in 0..32 {
+        levels[j] = truncate(x[j] * id + (half + 0.5)).min(2 * half as i32 - 1) as u8;
+    }
+    (Half::from_f32(d), levels)
+}
+
+/// The scale and minimum that put the extremes at levels 0 and `top`, and the levels.
+#[inline(always)]
+fn affine(x: &[f32; 32], top: f32) -> (Half, Half, [u8; 32]) {
+    let (mut min, mut max) = (f32::MAX, -f32::MAX);
+    for &v in x {
+        min = if v < min { v } else { min };
+        max = if v > max { v } else { max };
+    }
+    let d = (max - min) / top;
+    let id = inverse(d);
+    let mut levels = [0; 32];
+    for j in 0..32 {
+        levels[j] = truncate((x[j] - min) * id + 0.5).min(top as i32) as u8;
+    }
+    (Half::from_f32(d), Half::from_f32(min), levels)
+}
+
+impl Round<32> for BlockQ4_0 {
+    #[inline(always)]
+    fn round(x: &[f32; 32]) -> Self {
+        let (d, levels) = symmetric(x, 8.0);
+        BlockQ4_0 { d, qs: nibbles(&levels) }
+    }
+}
+
+impl Round<32> for BlockQ4_1 {
+    #[inline(always)]
+    fn round(x: &[f32; 32]) -> Self {
+        let (d, m, levels) = affine(x, 15.0);
+        BlockQ4_1 { d, m, qs: nibbles(&levels) }
+    }
+}
+
+impl Round<32> for BlockQ5_0 {
+    #[inline(always)]
+    fn round(x: &[f32; 32]) -> Self {
+        let (d, levels) = symmetric(x, 16.0);
+        BlockQ5_0 { d, qh: fifth_bits(&levels), qs: nibbles(&levels) }
+    }
+}
+
+impl Round<32> for BlockQ5_1 {
+    #[inline(always)]
+    fn round(x: &[f32; 32]) -> Self {
+        let (d, m, levels) = affine(x, 31.0);
+        BlockQ5_1 { d, m, qh: fifth_bits(&levels), qs: nibbles(&levels) }
+    }
+}
+
+/// Low nibbles of levels `j` and `j + 16` in byte `j`.
+#[inline(always)]
+pub(super) fn nibbles(levels: &[u8; 32]) -> [u8; 16] {
+    let mut qs = [0; 16];
+    for j in 0..16 {
+        qs[j] = (levels[j] & 15) | levels[j + 16] << 4;
+    }
+    qs
+}
+
+/// Bit 4 of level `j` at bit `j`.
+#[inline(always)]
+pub(super) fn fifth_bits(levels: &[u8; 32]) -> [u8; 4] {
+    let mut bits = 0u32;
+    for j in 0..32 {
+        bits |= (u32::from(levels[j]) >> 4 & 1) << j;
+    }
+    bits.to_le_bytes()
+}
+
+impl Round<32> for BlockQ8_0 {
+    #[inline(always)]
+    fn round(x: &[f32; 32]) -> Self {
+        let (_, magnitude) = extreme(x);
+        let d = magnitude / 127.0;
+        let id = inverse(d);
+        let mut qs = [0; 32];
+        for j in 0..32 {
+            // Half-way cases go away from zero. Adding the number just below a half does that,
+            // where adding a half would lift 0.49999997 to 1.
+            let v = x[j] * id;
+            qs[j] = truncate(v + 0.5f32.next_down().copysign(v)) as i8;
+        }
+        BlockQ8_0 { d: Half::from_f32(d), qs }
+    }
+}
+
+impl Round<256> for BlockQ8_K {
+    #[inline(always)]
+    fn round(x: &[f32; 256]) -> Self {
+        let (max, magnitude) = extreme(x);
+        let mut block = BlockQ8_K { d: [0; 4], qs: [0; 256], bsums: [[0; 2]; 16] };
+        if magnitude == 0.0 {
+            return block;
+        }
+        let inverse = -127.0 / max;
+        for j in 0..256 {
+            block.qs[j] = nearest(inverse * x[j]).min(127) as i8;
+        }
+        for (sum, qs) in block.bsums.iter_mut().zip(block.qs.as_chunks::<16>().0) {
+            *sum = qs.iter().fold(0i16, |sum, q| sum + i16::from(*q)).to_le_bytes();
+        }
+        block.d = (1.0 / inverse).to_le_bytes();
+        block
+    }
+}
