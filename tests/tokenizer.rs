@@ -224,3 +224,97 @@ macro_rules! snapshot {
 fn the_keys_that_are_written() {
     snapshot!("tokenizer_storyteller_keys", listing(&import(&files(TOKENIZER)).unwrap()));
 }
+
+/// A run of one character where merges double all the way up: the most work a piece can make.
+#[test]
+fn a_mebibyte_of_one_character_takes_seconds() {
+    let text_of = |unit: &str| unit.repeat((1 << 20) / unit.len());
+    let alphabet: Vec<char> =
+        tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+    let mut vocab: Vec<String> = alphabet.iter().map(char::to_string).collect();
+    let mut merges: Vec<[String; 2]> = Vec::new();
+    for unit in ["a", "Ġ", "ð Ł Ļ Ĥ"] {
+        let mut parts = unit.split(' ').map(str::to_owned);
+        let mut whole = parts.next().unwrap();
+        let mut merge = |left: &str, right: &str| {
+            merges.push([left.to_owned(), right.to_owned()]);
+            vocab.push([left, right].concat());
+        };
+        for part in parts {
+            merge(&whole, &part);
+            whole += &part;
+        }
+        for _ in 0..12 {
+            merge(&whole, &whole);
+            whole = whole.repeat(2);
+        }
+    }
+    let ids: serde_json::Map<_, _> = vocab.into_iter().enumerate().map(|(id, t)| (t, json!(id))).collect();
+    let json = variant(|json| {
+        json["added_tokens"] = json!([]);
+        json["post_processor"] = Json::Null;
+        json["model"]["vocab"] = Json::Object(ids);
+        json["model"]["merges"] = json!(merges);
+    });
+    let files = HfTokenizerFiles {
+        tokenizer_config: None,
+        generation_config: None,
+        vocab_size: None,
+        ..files(&json)
+    };
+    let ours = Tokenizer::from_metadata(&import(&files).unwrap()).unwrap();
+    let theirs = tokenizers::Tokenizer::from_bytes(&json).unwrap();
+    for unit in ["a", " ", "🙂"] {
+        let text = text_of(unit);
+        let start = std::time::Instant::now();
+        let ids = ours.encode(&text, PLAIN);
+        let taken = start.elapsed();
+        // Seconds even without optimisation; a quadratic merge takes hours.
+        assert!(taken.as_secs() < 30, "{unit:?} took {taken:?}");
+        assert_eq!(ids, theirs.encode_fast(text, false).unwrap().get_ids(), "{unit:?}");
+    }
+}
+
+/// Any checkpoint's tokenizer against the library.
+#[test]
+#[ignore = "needs the directory of a checkpoint in MDL_CHECKPOINT"]
+fn a_checkpoint_takes_the_tokens_of_the_library() {
+    let directory = std::path::PathBuf::from(std::env::var_os("MDL_CHECKPOINT").unwrap());
+    let read = |name: &str| std::fs::read(directory.join(name)).ok();
+    let tokenizer_json = read("tokenizer.json").unwrap();
+    let (config, map, generation, template) = (
+        read("tokenizer_config.json"),
+        read("special_tokens_map.json"),
+        read("generation_config.json"),
+        read("chat_template.jinja"),
+    );
+    let json: Json = serde_json::from_slice(&read("config.json").unwrap()).unwrap();
+    let files = HfTokenizerFiles {
+        directory: &directory,
+        tokenizer_json: &tokenizer_json,
+        tokenizer_config: config.as_deref(),
+        special_tokens_map: map.as_deref(),
+        generation_config: generation.as_deref(),
+        chat_template: template.as_deref(),
+        vocab_size: json["vocab_size"].as_u64(),
+    };
+    let start = std::time::Instant::now();
+    let metadata = import(&files).unwrap();
+    println!("{}imported in {:?}", listing(&metadata), start.elapsed());
+    let start = std::time::Instant::now();
+    let ours = Tokenizer::from_metadata(&metadata).unwrap();
+    println!("loaded in {:?}", start.elapsed());
+    let theirs = tokenizers::Tokenizer::from_bytes(&tokenizer_json).unwrap();
+    let mut theirs_plain = theirs.clone();
+    theirs_plain.set_encode_special_tokens(true);
+    let pair = Pair { name: "checkpoint", ours, theirs, theirs_plain };
+    for unit in ["a", " ", "🙂", "\n", "1", "the ", "Emma Woodhouse, handsome, clever, and rich, "] {
+        let text = unit.repeat((1 << 20) / unit.len());
+        let start = std::time::Instant::now();
+        let n = pair.ours.encode(&text, PLAIN).len();
+        println!("{unit:?}: {n} tokens a MiB in {:?}", start.elapsed());
+        pair.check(&text);
+    }
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(20_000));
+    runner.run(&any_text(), |text| Ok(pair.check(&text))).unwrap();
+}
