@@ -1,1 +1,3 @@
 //! Executes a model: program, engine, KV cache, sampler.
+
+pub mod sampler;

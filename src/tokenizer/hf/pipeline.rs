@@ -1,0 +1,284 @@
+//! Recognises what a `tokenizer.json` does besides BPE: normalizer, pre-tokenizer, post-processor, decoder.
+//!
+//! GGUF has a name for the whole of it, `tokenizer.ggml.pre`. A pipeline that has none is refused.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::json::TokenizerJson;
+use super::{HfTokenizerFiles, TOKENIZER_JSON, shown};
+use crate::diagnostic::{Diagnostic, Result};
+
+/// Llama 3's expression, which OpenAI's cl100k began.
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen 2's: a digit at a time.
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// GPT-2's, which the step `ByteLevel` has built in.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// A step of a pre-tokenizer that some model known here uses.
+#[derive(Debug, PartialEq, Eq)]
+enum Step<'a> {
+    /// Cuts around what the expression matches.
+    Split(&'a str),
+    /// Cuts around each digit.
+    Digits,
+    /// Writes bytes in GPT-2's alphabet.
+    Bytes,
+    /// Cuts with [`GPT2`], then does the same.
+    SplitAndBytes,
+}
+
+/// A pipeline with a name.
+struct Known {
+    pre: &'static str,
+    steps: &'static [Step<'static>],
+    ignore_merges: bool,
+    nfc: bool,
+}
+
+const KNOWN: &[Known] = {
+    use Step::*;
+    const fn known(
+        pre: &'static str,
+        steps: &'static [Step<'static>],
+        ignore_merges: bool,
+        nfc: bool,
+    ) -> Known {
+        Known { pre, steps, ignore_merges, nfc }
+    }
+    &[
+        known("llama-bpe", &[Split(LLAMA3), Bytes], true, false),
+        known("dbrx", &[Split(LLAMA3), Bytes], false, false),
+        known("qwen2", &[Split(QWEN2), Bytes], false, true),
+        known("deepseek-r1-qwen", &[Split(QWEN2), Bytes], false, false),
+        known("gpt-2", &[SplitAndBytes], false, false),
+        known("gpt-2", &[Split(GPT2), Bytes], false, false),
+        known("smollm", &[Digits, SplitAndBytes], false, false),
+    ]
+};
+
+/// Pipelines known by the SHA-256 of their expressions, one after the other. Other steps may stand
+/// between them; the names were given to exactly one family each.
+const KNOWN_BY_DIGEST: &[(&str, &str, bool)] = &[
+    ("deepseek-llm", "03df5c5863ad70781dcfdef491ead25140f895fe8010964be0daefe27be32b02", false),
+    ("deepseek-coder", "21cde974d587f0d54dc8d56b183cc1e6239600172035c68fbd6d4b9f8da0576e", false),
+    ("qwen35", "00431aed57e696b747435f734d1e3b9b1bfd931a121fb5cac7129e97c181e9ba", true),
+];
+
+/// What a post-processor puts around a text.
+#[derive(Debug, Default)]
+pub(super) struct Template {
+    pub(super) before: Option<String>,
+    pub(super) after: Option<String>,
+}
+
+/// Everything around BPE, recognised.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    /// The value of `tokenizer.ggml.pre`.
+    pub(super) pre: &'static str,
+    pub(super) ignore_merges: bool,
+    pub(super) template: Template,
+}
+
+impl Pipeline {
+    /// # Errors
+    /// A step that is not known, or known ones in a combination that has no name.
+    pub(super) fn read(files: &HfTokenizerFiles<'_>, json: &TokenizerJson) -> Result<Pipeline> {
+        let refuse = |place: &str, value: &Value| {
+            let json = value.to_string();
+            files
+                .error(TOKENIZER_JSON, place, format!("this {place} is not supported: {}", excerpt(&json)))
+                .help("with another one the model would be fed tokens it was not trained on")
+        };
+        let model = &json.model;
+        let nonempty = |text: &Option<String>| text.as_deref().is_some_and(|t| !t.is_empty());
+        for (asked, field) in [
+            (model.byte_fallback, "byte_fallback"),
+            (model.dropout.is_some_and(|d| d != 0.0), "dropout"),
+            (nonempty(&model.continuing_subword_prefix), "continuing_subword_prefix"),
+            (nonempty(&model.end_of_word_suffix), "end_of_word_suffix"),
+        ] {
+            if asked {
+                let message = format!("`{field}` is not supported");
+                return Err(files.error(TOKENIZER_JSON, format!("model.{field}"), message).into());
+            }
+        }
+        let nfc = match parts(&json.normalizer, "normalizers").as_slice() {
+            [] => false,
+            [only] if kind(only) == "NFC" => true,
+            _ => return Err(refuse("normalizer", &json.normalizer).into()),
+        };
+        if parts(&json.decoder, "decoders").iter().any(|d| kind(d) != "ByteLevel") {
+            return Err(refuse("decoder", &json.decoder).into());
+        }
+        let template =
+            template(&json.post_processor).ok_or_else(|| refuse("post_processor", &json.post_processor))?;
+        let steps: Option<Vec<Step<'_>>> =
+            parts(&json.pre_tokenizer, "pretokenizers").into_iter().map(step).collect();
+        let name = steps.as_deref().and_then(|steps| name(steps, model.ignore_merges, nfc));
+        let pre = name.ok_or_else(|| unknown(files, json, nfc))?;
+        Ok(Pipeline { pre, ignore_merges: model.ignore_merges, template })
+    }
+}
+
+fn unknown(files: &HfTokenizerFiles<'_>, json: &TokenizerJson, nfc: bool) -> Diagnostic {
+    let mut message =
+        format!("this pre-tokenizer is not supported: {}", excerpt(&json.pre_tokenizer.to_string()));
+    if json.model.ignore_merges {
+        message += " with `ignore_merges`";
+    }
+    if nfc {
+        message += " after the normalizer NFC";
+    }
+    let names: Vec<_> = KNOWN.iter().map(|k| k.pre).collect();
+    files
+        .error(TOKENIZER_JSON, "pre_tokenizer", message)
+        .help(format!("supported are those of {}", names.join(", ")))
+        .help("with another one the model would be fed tokens it was not trained on")
+}
+
+fn name(steps: &[Step<'_>], ignore_merges: bool, nfc: bool) -> Option<&'static str> {
+    let known = KNOWN.iter().find(|k| k.steps == steps && k.ignore_merges == ignore_merges && k.nfc == nfc);
+    if let Some(known) = known {
+        return Some(known.pre);
+    }
+    if steps.last() != Some(&Step::Bytes) || ignore_merges {
+        return None;
+    }
+    let mut hash = Sha256::new();
+    for step in steps {
+        if let Step::Split(expression) = step {
+            hash.update(expression);
+        }
+    }
+    let digest: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    KNOWN_BY_DIGEST.iter().find(|(_, d, n)| *d == digest && *n == nfc).map(|(pre, ..)| *pre)
+}
+
+/// The steps of a component: those in its `list` if it is a sequence, itself if it is one step.
+fn parts<'a>(component: &'a Value, list: &str) -> Vec<&'a Value> {
+    match component {
+        Value::Null => Vec::new(),
+        Value::Object(_) if kind(component) == "Sequence" => {
+            match component.get(list).and_then(Value::as_array) {
+                Some(steps) => steps.iter().collect(),
+                None => vec![component],
+            }
+        }
+        _ => vec![component],
+    }
+}
+
+fn kind(component: &Value) -> &str {
+    component.get("type").and_then(Value::as_str).unwrap_or("")
+}
+
+fn step(value: &Value) -> Option<Step<'_>> {
+    let flag = |name: &str| value.get(name).and_then(Value::as_bool);
+    match kind(value) {
+        "Split" => {
+            let expression = value.get("pattern")?.get("Regex")?.as_str()?;
+            let isolated = value.get("behavior")?.as_str()? == "Isolated" && flag("invert") != Some(true);
+            isolated.then_some(Step::Split(expression))
+        }
+        "Digits" => (flag("individual_digits") == Some(true)).then_some(Step::Digits),
+        "ByteLevel" if flag("add_prefix_space") == Some(false) => match flag("use_regex") {
+            Some(false) => Some(Step::Bytes),
+            Some(true) | None => Some(Step::SplitAndBytes),
+        },
+        _ => None,
+    }
+}
+
+/// What the post-processor puts around a text; `None` if it does anything else.
+fn template(post_processor: &Value) -> Option<Template> {
+    let mut found = None;
+    for part in parts(post_processor, "processors") {
+        match kind(part) {
+            // Moves offsets only.
+            "ByteLevel" => {}
+            "TemplateProcessing" if found.is_none() => {
+                let pieces: Option<Vec<Option<&str>>> =
+                    part.get("single")?.as_array()?.iter().map(template_piece).collect();
+                let own = |text: &str| Some(text.to_owned());
+                found = Some(match pieces?.as_slice() {
+                    [None] => Template::default(),
+                    [Some(before), None] => Template { before: own(before), after: None },
+                    [None, Some(after)] => Template { before: None, after: own(after) },
+                    [Some(before), None, Some(after)] => Template { before: own(before), after: own(after) },
+                    _ => return None,
+                });
+            }
+            _ => return None,
+        }
+    }
+    Some(found.unwrap_or_default())
+}
+
+/// A piece of a template: a special token's text, or `Some(None)` for the text itself.
+fn template_piece(piece: &Value) -> Option<Option<&str>> {
+    match (piece.get("SpecialToken"), piece.get("Sequence")) {
+        (Some(token), None) => Some(Some(token.get("id")?.as_str()?)),
+        (None, Some(sequence)) => (sequence.get("id")?.as_str()? == "A").then_some(None),
+        _ => None,
+    }
+}
+
+/// JSON for a message: cut if it is long.
+fn excerpt(json: &str) -> String {
+    const MOST: usize = 600;
+    match json.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{} ... ({} bytes)", &json[..at], json.len()),
+        None => json.to_owned(),
+    }
+}
+
+impl Template {
+    /// The error for a token that is not the one expected there.
+    pub(super) fn refuse(
+        files: &HfTokenizerFiles<'_>,
+        token: &str,
+        place: &str,
+        expected: &str,
+    ) -> Diagnostic {
+        let message = format!("the post-processor puts {} {place} a text, not {expected}", shown(token));
+        files.error(TOKENIZER_JSON, "post_processor", message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_have_the_digests_that_other_converters_know() {
+        let digest = |e: &str| Sha256::digest(e).iter().map(|b| format!("{b:02x}")).collect::<String>();
+        assert_eq!(digest(LLAMA3), "d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f");
+        assert_eq!(digest(QWEN2), "1ff7f41064896984db5d1bb6ff64fa4bc29007d08c1b439e505b7392777a319e");
+    }
+
+    #[test]
+    fn every_known_pipeline_can_be_run() {
+        for known in KNOWN {
+            let pre = crate::tokenizer::pre_tokenizer::PreTokenizer::from_name(known.pre).unwrap();
+            assert_eq!((pre.ignore_merges, pre.nfc), (known.ignore_merges, known.nfc), "{}", known.pre);
+        }
+    }
+
+    #[test]
+    fn a_pipeline_is_known_as_a_whole() {
+        use Step::*;
+        assert_eq!(name(&[Split(LLAMA3), Bytes], true, false), Some("llama-bpe"));
+        assert_eq!(name(&[Split(LLAMA3), Bytes], true, true), None);
+        assert_eq!(name(&[Split(LLAMA3), SplitAndBytes], true, false), None);
+        assert_eq!(name(&[Split(QWEN2), Bytes], true, true), None);
+        assert_eq!(name(&[], false, false), None);
+        assert_eq!(name(&[Bytes], false, false), None);
+        let qwen35 =
+            QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]");
+        assert_eq!(name(&[Split(&qwen35), Bytes], false, true), Some("qwen35"));
+        assert_eq!(name(&[Split(&qwen35), Bytes], false, false), None);
+    }
+}

@@ -1,0 +1,204 @@
+//! Special tokens' ids, what ends a generation, and the chat template.
+
+use serde_json::{Map, Value};
+
+use super::super::end;
+use super::super::vocabulary::{Vocabulary, shown};
+use super::HfTokenizerFiles;
+use super::pipeline::Template;
+use crate::diagnostic::Result;
+use crate::ir::Metadata;
+
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
+
+/// A special token's name in Hugging Face's files and in GGUF's keys.
+const NAMES: &[(&str, &str)] = &[
+    ("bos", "bos"),
+    ("eos", "eos"),
+    ("unk", "unknown"),
+    ("sep", "seperator"), // as the format spells it
+    ("pad", "padding"),
+    ("cls", "cls"),
+    ("mask", "mask"),
+];
+
+/// Writes the keys that follow the vocabulary.
+pub(super) fn import(
+    files: &HfTokenizerFiles<'_>,
+    vocabulary: &Vocabulary,
+    template: &Template,
+    metadata: &mut Metadata,
+) -> Result<()> {
+    let config = object(files, TOKENIZER_CONFIG, files.tokenizer_config)?;
+    let map = object(files, SPECIAL_TOKENS_MAP, files.special_tokens_map)?;
+    let generation = object(files, GENERATION_CONFIG, files.generation_config)?;
+    let generation = Generation { files, object: &generation, vocabulary };
+
+    let mut ids: Vec<(&str, u32)> = Vec::new();
+    for (name, key) in NAMES {
+        let field = format!("{name}_token");
+        let (file, value) = match config.get(&field) {
+            Some(value) => (TOKENIZER_CONFIG, value),
+            None => (SPECIAL_TOKENS_MAP, map.get(&field).unwrap_or(&Value::Null)),
+        };
+        let id = match content(files, file, &field, value)? {
+            Some(text) => match vocabulary.id(text) {
+                Some(id) => Some(id),
+                // The others do not take part in generation.
+                None if !matches!(*name, "bos" | "eos") => None,
+                None => {
+                    let message = format!("{} is not in the vocabulary of tokenizer.json", shown(text));
+                    return Err(files.error(file, field, message).into());
+                }
+            },
+            None => match *name {
+                "bos" | "eos" => generation.ids(&format!("{name}_token_id"))?.first().copied(),
+                _ => None,
+            },
+        };
+        if let Some(id) = id {
+            ids.push((name, id));
+            metadata.set(format!("tokenizer.ggml.{key}_token_id"), id);
+        }
+    }
+    let id = |name: &str| ids.iter().find(|(n, _)| *n == name).map(|(_, id)| *id);
+    let (bos, eos) = (id("bos"), id("eos"));
+    ends(&generation, eos, metadata)?;
+
+    let put = |token: &Option<String>, id: Option<u32>, place: &str, name: &str| -> Result<bool> {
+        match token {
+            Some(text) if vocabulary.id(text) == id => Ok(true),
+            Some(text) => Err(Template::refuse(files, text, place, name).into()),
+            None => Ok(false),
+        }
+    };
+    let by_template =
+        (put(&template.before, bos, "before", "BOS")?, put(&template.after, eos, "after", "EOS")?);
+    let flag = |field: &str, id: Option<u32>| -> Result<_> {
+        match config.get(field) {
+            Some(Value::Bool(true)) if id.is_none() => {
+                let message = format!("`{field}` is true, but there is no such token");
+                Err(files.error(TOKENIZER_CONFIG, field, message).into())
+            }
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(Value::Null) | None => Ok(None),
+            Some(_) => {
+                Err(files.error(TOKENIZER_CONFIG, field, format!("`{field}` is not a boolean")).into())
+            }
+        }
+    };
+    // Always written: what its absence means differs from one pre-tokenizer to another.
+    let add_bos = flag("add_bos_token", bos)?.unwrap_or(by_template.0);
+    metadata.set("tokenizer.ggml.add_bos_token", add_bos);
+    if let Some(add_eos) = flag("add_eos_token", eos)?.or(by_template.1.then_some(true)) {
+        metadata.set("tokenizer.ggml.add_eos_token", add_eos);
+    }
+    if let Some(template) = chat_template(files, &config)? {
+        metadata.set("tokenizer.chat_template", template);
+    }
+    Ok(())
+}
+
+/// Writes which tokens end a generation, besides EOS.
+fn ends(generation: &Generation<'_>, eos: Option<u32>, metadata: &mut Metadata) -> Result<()> {
+    let ends = generation.ids("eos_token_id")?;
+    let others = || ends.iter().copied().filter(|&id| Some(id) != eos);
+    let text = |id: u32| generation.vocabulary.text(id).unwrap_or_default();
+    if let Some(eot) = others().find(|&id| end::ends_turn(text(id))) {
+        metadata.set("tokenizer.ggml.eot_token_id", eot);
+    }
+    if let Some(eom) = others().find(|&id| text(id) == end::END_OF_MESSAGE) {
+        metadata.set("tokenizer.ggml.eom_token_id", eom);
+    }
+    if others().next().is_some() {
+        let ids: Vec<i32> = ends.iter().filter_map(|&id| i32::try_from(id).ok()).collect();
+        metadata.set("tokenizer.ggml.eos_token_ids", ids);
+    }
+    Ok(())
+}
+
+/// `generation_config.json`, whose ids are checked against the vocabulary.
+struct Generation<'a> {
+    files: &'a HfTokenizerFiles<'a>,
+    object: &'a Map<String, Value>,
+    vocabulary: &'a Vocabulary,
+}
+
+impl Generation<'_> {
+    /// An id or a list of them; empty where there is none.
+    fn ids(&self, field: &str) -> Result<Vec<u32>> {
+        let values = match self.object.get(field) {
+            None | Some(Value::Null) => &[][..],
+            Some(Value::Array(values)) => values,
+            Some(value) => std::slice::from_ref(value),
+        };
+        let mut ids = Vec::with_capacity(values.len());
+        for value in values {
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            ids.push(id.filter(|&id| (id as usize) < self.vocabulary.len()).ok_or_else(|| {
+                let message = format!("`{field}` is not the id of a token: {value}");
+                self.files.error(GENERATION_CONFIG, field, message)
+            })?);
+        }
+        Ok(ids)
+    }
+}
+
+/// A JSON object; empty where there is no file.
+fn object(files: &HfTokenizerFiles<'_>, file: &str, bytes: Option<&[u8]>) -> Result<Map<String, Value>> {
+    let Some(bytes) = bytes else { return Ok(Map::new()) };
+    let object = serde_json::from_slice(bytes)
+        .map_err(|e| files.error(file, "", format!("this is no JSON object: {e}")))?;
+    Ok(object)
+}
+
+/// A token's text: a string, or an object with the string `content`.
+fn content<'v>(
+    files: &HfTokenizerFiles<'_>,
+    file: &str,
+    field: &str,
+    value: &'v Value,
+) -> Result<Option<&'v str>> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        _ => match value.get("content").and_then(Value::as_str) {
+            Some(text) => Ok(Some(text)),
+            None => {
+                let message = format!("`{field}` is neither a string nor has one as `content`");
+                Err(files.error(file, field, message).into())
+            }
+        },
+    }
+}
+
+fn chat_template(files: &HfTokenizerFiles<'_>, config: &Map<String, Value>) -> Result<Option<String>> {
+    if let Some(bytes) = files.chat_template {
+        let text = std::str::from_utf8(bytes).map_err(|e| {
+            files.error(CHAT_TEMPLATE, format!("byte {}", e.valid_up_to()), "this is no UTF-8")
+        })?;
+        // Python reads it as text, so that templates see one kind of newline.
+        return Ok(Some(text.replace("\r\n", "\n")));
+    }
+    let wrong = || {
+        let message = "`chat_template` is neither a string nor a list of `name` and `template`";
+        files.error(TOKENIZER_CONFIG, "chat_template", message)
+    };
+    match config.get("chat_template") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Array(named)) => {
+            for entry in named {
+                let field = |name| entry.get(name).and_then(Value::as_str);
+                if field("name").ok_or_else(wrong)? == "default" {
+                    return Ok(Some(field("template").ok_or_else(wrong)?.to_owned()));
+                }
+            }
+            Ok(None)
+        }
+        Some(_) => Err(wrong().into()),
+    }
+}
