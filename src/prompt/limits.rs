@@ -1,0 +1,42 @@
+//! What a template may cost: every limit in one table.
+
+/// The limits under which templates are read and executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a template's source.
+    pub source_bytes: usize,
+    /// Steps of one execution: actions, operands, loop iterations.
+    pub fuel: u64,
+    /// Bytes of text that one execution may make, output and intermediate strings together.
+    pub output_bytes: usize,
+    /// Depth of blocks and of parentheses in a source, and of values given to a template.
+    pub nesting: usize,
+    /// Actions, commands and operands in a source.
+    pub nodes: usize,
+    /// Variables in scope at one place of a source.
+    pub variables: usize,
+    /// Depth of blocks and template calls of an execution.
+    pub depth: usize,
+    /// Bytes of stack of the thread that a template is read and executed on.
+    pub stack_bytes: usize,
+}
+
+impl Limits {
+    /// The limits in force where none are set.
+    pub const DEFAULT: Limits = Limits {
+        source_bytes: 1 << 20,
+        fuel: 500_000,
+        output_bytes: 16 << 20,
+        nesting: 128,
+        nodes: 100_000,
+        variables: 256,
+        depth: 500,
+        stack_bytes: 16 << 20,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits::DEFAULT
+    }
+}
