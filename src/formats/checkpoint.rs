@@ -80,7 +80,7 @@ fn find(directory: &Directory<'_>) -> Result<Weights> {
             .label("its contents are a Python pickle: a program, not data")
             .in_file(directory.path(), "")
             .help("in Python: `AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR, safe_serialization=True)`")
-            .help("or download the .safetensors files of the repository, on the main or the `refs/pr` branch")
+            .help("or download the repository's .safetensors files, if it has them")
             .into());
     }
     Err(Diagnostic::error("no weights found: neither model*.safetensors nor a .gguf file")

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::quote::quoted;
+use super::quote::{clipped, quoted};
 use super::{json, limits};
 use crate::diagnostic::{Diagnostic, Result};
 
@@ -380,9 +380,5 @@ fn same(left: &Value, right: &Value) -> bool {
 
 /// A value as a message shows it.
 fn shown(value: &Value) -> String {
-    match value {
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
-        other => super::quote::clipped(&other.to_string(), 80),
-    }
+    clipped(&value.to_string(), 80)
 }

@@ -170,7 +170,10 @@ fn read_legacy(path: &Path, file: &dyn File) -> Result<Importances> {
             u64::try_from(len).map_err(|_| cursor.error_at(at, "a negative length").code("bad-imatrix"))?;
         cursor.text(at, len, limits::IMATRIX_NAME * 64, "the data's name")?;
         if cursor.left() > 0 {
-            return Err(cursor.error("bytes after the end belong to nothing").code("trailing-bytes").into());
+            return Err(cursor
+                .error(format!("the file must end here; it has {} bytes", file.len()))
+                .code("trailing-bytes")
+                .into());
         }
     }
     Ok(importances)

@@ -22,9 +22,9 @@ const MESSAGE: usize = 300;
 /// that is nothing else.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(path: &Path, place: &str, text: &'a [u8]) -> Result<T> {
     serde_json::from_slice(text).map_err(|e| {
-        let mut error = Diagnostic::error(format!("not valid JSON: {}", clipped(&e.to_string(), MESSAGE)))
-            .code("bad-json")
-            .in_file(path, place);
+        let message = clipped(&e.to_string(), MESSAGE);
+        let message = if e.is_data() { message } else { format!("not valid JSON: {message}") };
+        let mut error = Diagnostic::error(message).code("bad-json").in_file(path, place);
         if e.is_syntax() && place.is_empty() {
             if let Some((what, help)) = signature::sniff(text).filter(|(what, _)| *what != "a JSON text") {
                 error = error.label(format!("this is {what}")).help(help);

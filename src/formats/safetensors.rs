@@ -94,6 +94,7 @@ fn read_header(path: &Path, file: &dyn File) -> Result<Vec<u8>> {
 
 /// What the header says of one tensor.
 #[derive(Deserialize)]
+#[serde(expecting = "an object of dtype, shape and data_offsets")]
 struct Entry {
     dtype: String,
     shape: Dimensions,
@@ -118,9 +119,7 @@ impl<'de> Deserialize<'de> for Dimensions {
                 while let Some(dimension) = seq.next_element()? {
                     if dimensions.len() == limits::SAFETENSORS_RANK {
                         let most = limits::SAFETENSORS_RANK;
-                        return Err(serde::de::Error::custom(format_args!(
-                            "a tensor has more than {most} dimensions"
-                        )));
+                        return Err(serde::de::Error::custom(format_args!("more than {most} dimensions")));
                     }
                     dimensions.push(dimension);
                 }
@@ -168,7 +167,9 @@ impl<'de> Deserialize<'de> for Header {
                         let most = limits::TENSORS;
                         return Err(serde::de::Error::custom(format_args!("more than {most} tensors")));
                     }
-                    let entry = map.next_value()?;
+                    let entry = map.next_value().map_err(|e| {
+                        serde::de::Error::custom(format_args!("tensor {}: {e}", quoted(&name)))
+                    })?;
                     header.entries.push((name, entry));
                 }
                 Ok(header)
@@ -230,7 +231,7 @@ fn check(
         end = to;
     }
     if end != data_len {
-        let message = format!("{} bytes after the last tensor belong to none", data_len - end);
+        let message = format!("the file must end here, after the last tensor; it has {file_len} bytes");
         return Err(Diagnostic::error(message)
             .code("trailing-bytes")
             .in_file(path, format!("byte {}", data_offset + end))

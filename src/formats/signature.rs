@@ -1,20 +1,20 @@
 //! What a file is, by its first bytes: so that the wrong kind of file gets a helpful answer.
 
+const NO_PICKLE: &str =
+    "save the model with `safe_serialization=True`, or take the repository's .safetensors files";
+
 /// Kinds of file that are often found where a model is expected: first bytes, name, what to do.
 const SIGNATURES: &[(&[u8], &str, &str)] = &[
     (b"GGUF", "a GGUF file", "name it with FROM or ADAPTER directly, as a .gguf file"),
     (
         b"PK\x03\x04",
         "a PyTorch (zip) file, whose contents are a Python pickle: a program, not data",
-        "save the model with `safe_serialization=True`, or take the repository's .safetensors files",
+        NO_PICKLE,
     ),
-    (
-        b"\x80\x02",
-        "a Python pickle: a program, not data",
-        "save the model with `safe_serialization=True`, or take the repository's .safetensors files",
-    ),
-    (b"\x80\x03", "a Python pickle: a program, not data", "save the model as Safetensors"),
-    (b"\x80\x04", "a Python pickle: a program, not data", "save the model as Safetensors"),
+    (b"\x80\x02", "a Python pickle: a program, not data", NO_PICKLE),
+    (b"\x80\x03", "a Python pickle: a program, not data", NO_PICKLE),
+    (b"\x80\x04", "a Python pickle: a program, not data", NO_PICKLE),
+    (b"\x80\x05", "a Python pickle: a program, not data", NO_PICKLE),
     (
         b"version https://git-lfs",
         "a Git LFS pointer, not the file it stands for",

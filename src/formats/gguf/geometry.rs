@@ -18,12 +18,13 @@ pub(super) fn tensor_bytes(shape: &Shape, dtype: TensorType) -> Result<u64, Stri
     if values.is_none_or(|n| n > i64::MAX as u64) {
         return Err(format!("shape {shape} has 2^63 values or more"));
     }
-    let Some(row_bytes) = dtype.row_bytes(shape.cols()) else {
-        let (cols, block) = (shape.cols(), dtype.block_len());
+    let (cols, block) = (shape.cols(), dtype.block_len() as u64);
+    if !cols.is_multiple_of(block) {
         return Err(format!("{dtype} stores blocks of {block} values; a row of {cols} is no multiple of it"));
-    };
-    row_bytes
-        .checked_mul(shape.rows())
+    }
+    dtype
+        .row_bytes(cols)
+        .and_then(|bytes| bytes.checked_mul(shape.rows()))
         .ok_or_else(|| format!("the size of shape {shape} in {dtype} overflows"))
 }
 

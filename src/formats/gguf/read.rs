@@ -19,7 +19,7 @@ const MIN_KEY_VALUE: u64 = 8 + 1 + 4 + 1;
 /// The least bytes of a tensor's entry: length, one character, rank 0, type, offset.
 const MIN_TENSOR: u64 = 8 + 1 + 4 + 4 + 8;
 
-/// Type numbers that GGUF had once: the number, the name, what became of it.
+/// Type numbers that GGUF had once, and their names.
 const REMOVED_TYPES: &[(u32, &str)] =
     &[(4, "Q4_2"), (5, "Q4_3"), (31, "Q4_0_4_4"), (32, "Q4_0_4_8"), (33, "Q4_0_8_8"), (36, "IQ4_NL_4_4")];
 
@@ -249,7 +249,7 @@ fn tensor_type(cursor: &mut Cursor<'_>) -> Result<TensorType> {
     let error = match REMOVED_TYPES.iter().find(|(removed, _)| *removed == id) {
         Some((_, name)) => cursor
             .error_at(at, format!("the tensor's type {id} ({name}) was removed from the format"))
-            .help("quantize the original checkpoint again; Q4_0 is packed at load now"),
+            .help("convert the original checkpoint again, to a type that is still there"),
         None => cursor
             .error_at(at, format!("{id} is no tensor type that this version knows"))
             .help("the file is damaged, or newer than this program"),

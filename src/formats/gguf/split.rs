@@ -78,7 +78,7 @@ pub fn read_shards(world: &dyn World, path: &Path) -> Result<Vec<Shard>> {
         for (key, expected) in [(NUMBER_KEY, i), (COUNT_KEY, count)] {
             let found = number(&shard, key)?;
             if found != Some(expected) {
-                let found = found.map_or("missing".to_owned(), |n| n.to_string());
+                let found = found.map_or("none".to_owned(), |n| n.to_string());
                 let message =
                     format!("expected {expected} from the file's name and its siblings, found {found}");
                 return Err(Diagnostic::error(message)

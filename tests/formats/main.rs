@@ -1,0 +1,14 @@
+//! Readers of model files: what they accept, what they refuse and how they say so.
+
+mod adapter;
+mod bytes;
+mod checkpoint;
+mod config;
+mod gguf;
+mod gguf_liars;
+mod gguf_malformed;
+mod gguf_split;
+mod imatrix;
+mod interop;
+mod report;
+mod safetensors;
