@@ -8,8 +8,14 @@
 //! |---|---|
 //! | [`tensor_type`] | the GGML tensor types: ids, names, block geometry |
 //! | [`level`] | which instruction set runs, detected once |
+//! | [`map`] | files as read-only memory |
+//! | [`ops`] | the operations of inference: matmul, norm, rope, attention |
+//! | [`region`] | one parallel region per step, a barrier after each operation |
 
 pub mod level;
+pub mod map;
+pub mod ops;
+pub mod region;
 pub mod tensor_type;
 
 pub use level::Level;
