@@ -1,1 +1,54 @@
-//! Untrusted bytes in, checked values out: GGUF, Safetensors, Hugging Face configurations, adapters.
+//! Untrusted bytes in, checked values out.
+//!
+//! | room | what it reads |
+//! |---|---|
+//! | [`gguf`] | GGUF, one file or shards; it also writes GGUF |
+//! | [`safetensors`] | the header of a Safetensors file |
+//! | [`checkpoint`] | a Hugging Face directory: which files count, and that they agree |
+//! | [`hf_config`] | `config.json`, `generation_config.json` |
+//! | [`adapter`] | LoRA adapters: PEFT, MLX, GGUF |
+//! | [`imatrix`] | importance matrices |
+//! | [`limits`] | every bound, in one table |
+//!
+//! A reader reads headers, never weights: it returns where each tensor lies, after it has checked
+//! that it lies there. What a file says about its own sizes is compared with the file before
+//! anything is allocated.
+
+pub mod adapter;
+pub mod checkpoint;
+pub mod gguf;
+pub mod hf_config;
+pub mod imatrix;
+pub mod limits;
+pub mod safetensors;
+mod cursor;
+mod directory;
+mod json;
+mod quote;
+mod signature;
+
+use mdl_kernels::TensorType;
+
+use crate::ir::{Expr, FileId, Shape};
+
+/// Where a tensor lies in its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its name in the file.
+    pub name: String,
+    /// Dimensions, outermost first; the last one is contiguous.
+    pub shape: Shape,
+    /// How its bytes encode values.
+    pub dtype: TensorType,
+    /// Its first byte, counted from the start of the file.
+    pub offset: u64,
+    /// Its bytes.
+    pub len: u64,
+}
+
+impl TensorInfo {
+    /// The expression that loads the tensor from `file`.
+    pub fn load(&self, file: FileId) -> Expr {
+        Expr::Load { file, offset: self.offset, len: self.len, dtype: self.dtype, shape: self.shape.clone() }
+    }
+}
