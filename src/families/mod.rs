@@ -1,1 +1,3 @@
-//! One file per model family: names, metadata and the decoder's specification.
+//! One file per model family.
+
+pub mod spec;
