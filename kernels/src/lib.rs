@@ -12,8 +12,14 @@
 //! | [`quantize()`](mod@quantize) | single precision to blocks, plain or by importance |
 //! | [`dequantize()`](mod@dequantize) | blocks to single precision |
 //! | [`check()`](mod@check) | blocks that could only decode to NaN |
+//! | [`map`] | files as read-only memory |
+//! | [`ops`] | the operations of inference: matmul, norm, rope, attention |
+//! | [`region`] | one parallel region per step, a barrier after each operation |
 
 pub mod level;
+pub mod map;
+pub mod ops;
+pub mod region;
 pub mod tensor_type;
 
 pub mod blocks;

@@ -4,7 +4,10 @@
 //! Sources: Touvron et al. 2023 (arXiv 2302.13971); Llama 3.1's RoPE scaling as published with its
 //! reference code. GGUF stores the rows of q and k interleaved, checkpoints in two halves.
 
-use super::spec::{DecoderSpec, RopeScaling};
+use super::spec::{
+    Activation, Attention, DecoderSpec, FeedForward, Norm, NormKind, NormPlacement, Rope, RopeKind,
+    RopeScaling, Window,
+};
 use super::{Dim, Family, Imported, Presence, Rows, TensorRule};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::formats::hf_config::Config;
@@ -212,4 +215,86 @@ impl Llama3 {
         };
         (0..head_dim).step_by(2).map(|i| divisor(i) as f32).collect()
     }
+}
+
+fn spec(metadata: &Metadata, has: &dyn Fn(&str) -> bool) -> Result<DecoderSpec> {
+    let optional = |key: &str| metadata.u64(&format!("llama.{key}")).and_then(|v| usize::try_from(v).ok());
+    let number = |key: &str| optional(key).ok_or_else(|| missing(key));
+    let embedding_length = number("embedding_length")?;
+    let block_count = number("block_count")?;
+    let head_count = number("attention.head_count")?;
+    let head_count_kv = optional("attention.head_count_kv").unwrap_or(head_count);
+    let per_head = embedding_length.checked_div(head_count).unwrap_or(0);
+    let key_length = optional("attention.key_length").unwrap_or(per_head);
+    let tokens = metadata.array("tokenizer.ggml.tokens").map(|t| t.len());
+    if optional("expert_count").is_some_and(|n| n > 0) {
+        return Err(Diagnostic::error("key `llama.expert_count`: mixtures of experts are not supported yet")
+            .code("unsupported")
+            .into());
+    }
+    let window = optional("attention.sliding_window").filter(|size| *size > 0);
+    Ok(DecoderSpec {
+        architecture: "llama".to_owned(),
+        block_count,
+        embedding_length,
+        vocab_size: tokens.or(optional("vocab_size")).ok_or_else(|| missing("vocab_size"))?,
+        context_length: number("context_length")?,
+        embedding_scale: 1.0,
+        residual_scale: 1.0,
+        tied_embeddings: !has("output.weight"),
+        norm: Norm {
+            kind: NormKind::Rms,
+            epsilon: metadata
+                .f32("llama.attention.layer_norm_rms_epsilon")
+                .ok_or_else(|| missing("attention.layer_norm_rms_epsilon"))?,
+            placement: NormPlacement::Pre,
+        },
+        rope: Rope {
+            kind: RopeKind::Norm,
+            dims: optional("rope.dimension_count").unwrap_or(key_length),
+            freq_base: metadata.f32("llama.rope.freq_base").unwrap_or(DEFAULT_FREQ_BASE as f32),
+            scaling: scaling(metadata, has)?,
+        },
+        attention: Attention {
+            head_count,
+            head_count_kv,
+            key_length,
+            value_length: optional("attention.value_length").unwrap_or(per_head),
+            scale: 1.0 / (key_length as f32).sqrt(),
+            qkv_bias: has("blk.0.attn_q.bias"),
+            output_bias: has("blk.0.attn_output.bias"),
+            qk_norm: false,
+            soft_cap: None,
+            window: window.map(|size| Window { size, blocks: vec![true; block_count.min(1 << 20)] }),
+        },
+        feed_forward: FeedForward {
+            length: number("feed_forward_length")?,
+            activation: Activation::Silu,
+            gated: true,
+            bias: has("blk.0.ffn_gate.bias"),
+            experts: None,
+        },
+        logit_scale: 1.0,
+        logit_soft_cap: None,
+    })
+}
+
+fn scaling(metadata: &Metadata, has: &dyn Fn(&str) -> bool) -> Result<RopeScaling> {
+    if has("rope_freqs.weight") {
+        return Ok(RopeScaling::Factors);
+    }
+    match metadata.str("llama.rope.scaling.type").unwrap_or("none") {
+        "none" => Ok(RopeScaling::None),
+        "linear" => {
+            let factor = metadata.f32("llama.rope.scaling.factor");
+            Ok(RopeScaling::Linear { factor: factor.ok_or_else(|| missing("rope.scaling.factor"))? })
+        }
+        other => Err(Diagnostic::error(format!("key `llama.rope.scaling.type`: `{other}` is not supported"))
+            .code("unsupported")
+            .into()),
+    }
+}
+
+fn missing(key: &str) -> Diagnostic {
+    Diagnostic::error(format!("key `llama.{key}` is missing or no number of its type")).code("invalid-model")
 }

@@ -31,8 +31,8 @@ pub struct Family {
     pub derived: &'static [&'static str],
     /// Translates a checkpoint's configuration.
     pub import: fn(&Config) -> Result<Imported>,
-    /// Reads the decoder's specification from GGUF metadata.
-    pub spec: fn(&Metadata) -> Result<DecoderSpec>,
+    /// Reads the decoder's specification from GGUF metadata and the names of the tensors there are.
+    pub spec: fn(&Metadata, &dyn Fn(&str) -> bool) -> Result<DecoderSpec>,
 }
 
 /// What a checkpoint's configuration says.

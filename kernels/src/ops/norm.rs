@@ -1,0 +1,82 @@
+//! Root-mean-square norm.
+
+use super::on_level;
+use super::simd::{LANES, Simd};
+use crate::Level;
+
+/// `out[i] = x[i] / sqrt(mean(x^2) + epsilon) * weight[i]`.
+///
+/// # Panics
+/// If the lengths differ or are 0.
+pub fn rms_norm(level: Level, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+    assert!(!x.is_empty() && x.len() == weight.len() && x.len() == out.len(), "a norm keeps the length");
+    let scale = scale(level, x, epsilon);
+    for ((o, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *o = x * scale * w;
+    }
+}
+
+/// [`rms_norm`] in place.
+///
+/// # Panics
+/// If the lengths differ or are 0.
+pub fn rms_norm_in_place(level: Level, x: &mut [f32], weight: &[f32], epsilon: f32) {
+    assert!(!x.is_empty() && x.len() == weight.len(), "a norm keeps the length");
+    let scale = scale(level, x, epsilon);
+    for (x, w) in x.iter_mut().zip(weight) {
+        *x = *x * scale * w;
+    }
+}
+
+fn scale(level: Level, x: &[f32], epsilon: f32) -> f32 {
+    #[inline(always)]
+    fn body<S: Simd>(s: S, x: &[f32]) -> f32 {
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        let mut sum = s.splat(0.0);
+        for chunk in chunks {
+            let v = s.load(chunk);
+            sum = s.fma(v, v, sum);
+        }
+        if !rest.is_empty() {
+            let mut last = [0.0; LANES];
+            last[..rest.len()].copy_from_slice(rest);
+            let v = s.load(&last);
+            sum = s.fma(v, v, sum);
+        }
+        s.sum(sum)
+    }
+    let squares = on_level!(level, body(x: &[f32]) -> f32);
+    1.0 / (squares / x.len() as f32 + epsilon).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Random, bits};
+    use super::*;
+
+    #[test]
+    fn the_mean_square_is_one() {
+        let x = Random(2).floats(576);
+        let mut out = vec![0.0; 576];
+        rms_norm(Level::Portable, &x, &vec![2.0; 576], 0.0, &mut out);
+        let mean = out.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / 576.0;
+        assert!((mean - 4.0).abs() < 1e-5, "{mean}");
+    }
+
+    #[test]
+    fn levels_agree() {
+        let mut random = Random(4);
+        for n in [1, 15, 16, 17, 100] {
+            for x in [random.floats(n), random.hostile(n)] {
+                let weight = random.floats(n);
+                let mut expected = vec![0.0; n];
+                rms_norm(Level::Portable, &x, &weight, 1e-5, &mut expected);
+                for level in Level::available() {
+                    let mut out = x.clone();
+                    rms_norm_in_place(level, &mut out, &weight, 1e-5);
+                    assert_eq!(bits(&out), bits(&expected));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Sixteen lanes of float32 and int32 on each instruction set.
+//!
+//! A value of a token type ([`Portable`], [`Avx2`], [`Avx512`]) proves that the machine has the
+//! instructions, so the operations are safe; they become single instructions where they are
+//! inlined into a function with the target feature (`on_level!`). [`Portable`] is the definition.
+
+/// Lanes of a vector.
+pub(super) const LANES: usize = 16;
+
+/// The operations on sixteen lanes.
+pub(super) trait Simd: Copy {
+    /// Sixteen float32.
+    type F: Copy;
+    /// Sixteen int32.
+    type I: Copy;
+    /// Columns that a tile of a matrix product takes at once, as many as registers hold.
+    const WIDE_TILE: bool;
+
+    fn splat(self, v: f32) -> Self::F;
+    fn load(self, v: &[f32; 16]) -> Self::F;
+    /// Little-endian float32 at any address.
+    fn load_f32(self, v: &[u8; 64]) -> Self::F;
+    /// Little-endian IEEE half precision, exactly.
+    fn load_f16(self, v: &[u8; 32]) -> Self::F;
+    /// Little-endian bfloat16, exactly.
+    fn load_bf16(self, v: &[u8; 32]) -> Self::F;
+    fn store(self, v: Self::F, to: &mut [f32; 16]);
+    /// Rounds to the nearest half, ties to even.
+    fn store_f16(self, v: Self::F, to: &mut [u16; 16]);
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`: the second where one is a NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`: the second where one is a NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The absolute value: the sign bit cleared.
+    fn abs(self, a: Self::F) -> Self::F;
+    /// 2 to the power of an integral `n` in -126 to 127; anything for another.
+    fn pow2(self, n: Self::F) -> Self::F;
+    /// Halves are added: lane i and i + 8, i + 4, i + 2, i + 1.
+    fn sum(self, v: Self::F) -> f32;
+    /// The greatest, by [`Simd::max`] in the order of [`Simd::sum`].
+    fn greatest(self, v: Self::F) -> f32;
+
+    fn splat_i32(self, v: i32) -> Self::I;
+    fn to_f32(self, v: Self::I) -> Self::F;
+    /// Where a sum of [`Simd::dot4_high`] starts: `-128 * sum` if it takes the weights as they are,
+    /// 0 if it takes 128 off.
+    fn start_high(self, sum: i32) -> Self::I;
+    /// Adds to lane i the product of bytes `4i..4i+4` of `w` (unsigned) and the four int8 of `x`
+    /// (little-endian, -127 to 127). The weights are at most 127.
+    fn dot4(self, sum: Self::I, w: &[u8; 64], x: i32) -> Self::I;
+    /// [`Simd::dot4`] for weights of any size; the total, with [`Simd::start_high`], is that of the
+    /// weights less 128.
+    fn dot4_high(self, sum: Self::I, w: &[u8; 64], x: i32) -> Self::I;
+}
+
+/// Half precision to float32, exactly; NaN stays NaN.
+#[inline(always)]
+pub(super) fn f16_to_f32(h: u16) -> f32 {
+    let magnitude = u32::from(h & 0x7fff);
+    let sign = u32::from(h & 0x8000) << 16;
+    // Moves the exponent's bias by a multiplication, which also normalises denormals.
+    let value = f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23);
+    let special = if magnitude >= 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(value.to_bits() | special | sign)
+}
+
+/// The definition, in plain Rust.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+#[inline(always)]
+fn map2(a: [f32; 16], b: [f32; 16], f: impl Fn(f32, f32) -> f32) -> [f32; 16] {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+#[inline(always)]
+fn tree(v: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let v: [f32; 8] = std::array::from_fn(|i| f(v[i], v[i + 8]));
+    let v: [f32; 4] = std::array::from_fn(|i| f(v[i], v[i + 4]));
+    f(f(v[0], v[2]), f(v[1], v[3]))
+}
+
+impl Simd for Portable {
+    type F = [f32; 16];
+    type I = [i32; 16];
+    const WIDE_TILE: bool = false;
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> [f32; 16] {
+        [v; 16]
+    }
+    #[inline(always)]
+    fn load(self, v: &[f32; 16]) -> [f32; 16] {
+        *v
+    }
+    #[inline(always)]
+    fn load_f32(self, v: &[u8; 64]) -> [f32; 16] {
+        std::array::from_fn(|i| f32::from_le_bytes([v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]]))
+    }
+    #[inline(always)]
+    fn load_f16(self, v: &[u8; 32]) -> [f32; 16] {
+        std::array::from_fn(|i| f16_to_f32(u16::from_le_bytes([v[2 * i], v[2 * i + 1]])))
+    }
+    #[inline(always)]
+    fn load_bf16(self, v: &[u8; 32]) -> [f32; 16] {
+        std::array::from_fn(|i| f32::from_bits(u32::from_le_bytes([0, 0, v[2 * i], v[2 * i + 1]])))
+    }
+    #[inline(always)]
+    fn store(self, v: [f32; 16], to: &mut [f32; 16]) {
+        *to = v;
+    }
+    #[inline(always)]
+    fn store_f16(self, v: [f32; 16], to: &mut [u16; 16]) {
+        *to = v.map(|v| half::f16::from_f32_const(v).to_bits());
+    }
+    #[inline(always)]
+    fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        map2(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        map2(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        map2(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        map2(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn fma(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    fn max(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        map2(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn min(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        map2(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn abs(self, a: [f32; 16]) -> [f32; 16] {
+        a.map(|v| f32::from_bits(v.to_bits() & 0x7fff_ffff))
+    }
+    #[inline(always)]
+    fn pow2(self, n: [f32; 16]) -> [f32; 16] {
+        n.map(|n| f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23))
+    }
+    #[inline(always)]
+    fn sum(self, v: [f32; 16]) -> f32 {
+        tree(v, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn greatest(self, v: [f32; 16]) -> f32 {
+        tree(v, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn splat_i32(self, v: i32) -> [i32; 16] {
+        [v; 16]
+    }
+    #[inline(always)]
+    fn to_f32(self, v: [i32; 16]) -> [f32; 16] {
+        v.map(|v| v as f32)
+    }
+    #[inline(always)]
+    fn start_high(self, sum: i32) -> [i32; 16] {
+        [-128 * sum; 16]
+    }
+    #[inline(always)]
+    fn dot4(self, sum: [i32; 16], w: &[u8; 64], x: i32) -> [i32; 16] {
+        let x = x.to_le_bytes().map(|b| i32::from(b as i8));
+        std::array::from_fn(|i| sum[i] + (0..4).map(|k| i32::from(w[4 * i + k]) * x[k]).sum::<i32>())
+    }
+    #[inline(always)]
+    fn dot4_high(self, sum: [i32; 16], w: &[u8; 64], x: i32) -> [i32; 16] {
+        self.dot4(sum, w, x)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+#[path = "simd_x86.rs"]
+mod x86;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_precision_widens_exactly() {
+        for h in 0..=u16::MAX {
+            let (ours, reference) = (f16_to_f32(h), half::f16::from_bits(h).to_f32_const());
+            assert!(ours.to_bits() == reference.to_bits() || (ours.is_nan() && reference.is_nan()), "{h:#x}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The lanes on x86-64: two 256-bit registers with AVX2, one of 512 bits with AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// Proof that the machine has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct Avx2(());
+
+/// Proof that the machine has AVX-512 F, BW, VL, DQ and VNNI, and all of [`Avx2`].
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct Avx512(());
+
+impl Avx2 {
+    /// # Safety
+    /// The machine has AVX2, FMA and F16C.
+    #[inline(always)]
+    pub(in crate::ops) unsafe fn assume() -> Avx2 {
+        Avx2(())
+    }
+}
+
+impl Avx512 {
+    /// # Safety
+    /// The machine has AVX-512 F, BW, VL, DQ and VNNI, AVX2, FMA and F16C.
+    #[inline(always)]
+    pub(in crate::ops) unsafe fn assume() -> Avx512 {
+        Avx512(())
+    }
+}
+
+/// An expression of intrinsics that the token `self` allows.
+macro_rules! proven {
+    ($e:expr) => {
+        // SAFETY: a token exists only where the instruction set does (`assume`), and every
+        // pointer is to an array as long as the access.
+        unsafe { $e }
+    };
+}
+
+/// An expression for each of two halves. No closure: one would not have the target feature.
+macro_rules! halves {
+    ($v:ident in $pair:expr => $e:expr) => {{
+        let pair = $pair;
+        [
+            {
+                let $v = pair[0];
+                $e
+            },
+            {
+                let $v = pair[1];
+                $e
+            },
+        ]
+    }};
+}
+
+/// The sum or maximum of eight lanes: i and i + 4, i + 2, i + 1.
+macro_rules! tree8 {
+    ($v:expr, $op4:ident, $op1:ident) => {{
+        let v = $v;
+        let v = $op4(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = $op4(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32($op1(v, _mm_shuffle_ps::<1>(v, v)))
+    }};
+}
+
+impl Simd for Avx2 {
+    type F = [__m256; 2];
+    type I = [__m256i; 2];
+    const WIDE_TILE: bool = false;
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> Self::F {
+        proven!([_mm256_set1_ps(v); 2])
+    }
+    #[inline(always)]
+    fn load(self, v: &[f32; 16]) -> Self::F {
+        proven!([_mm256_loadu_ps(v.as_ptr()), _mm256_loadu_ps(v.as_ptr().add(8))])
+    }
+    #[inline(always)]
+    fn load_f32(self, v: &[u8; 64]) -> Self::F {
+        proven!([_mm256_loadu_ps(v.as_ptr().cast()), _mm256_loadu_ps(v.as_ptr().add(32).cast())])
+    }
+    #[inline(always)]
+    fn load_f16(self, v: &[u8; 32]) -> Self::F {
+        proven!([
+            _mm256_cvtph_ps(_mm_loadu_si128(v.as_ptr().cast())),
+            _mm256_cvtph_ps(_mm_loadu_si128(v.as_ptr().add(16).cast())),
+        ])
+    }
+    #[inline(always)]
+    fn load_bf16(self, v: &[u8; 32]) -> Self::F {
+        proven!(halves!(at in [0, 16] => {
+            let half = _mm256_cvtepu16_epi32(_mm_loadu_si128(v.as_ptr().add(at).cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half))
+        }))
+    }
+    #[inline(always)]
+    fn store(self, v: Self::F, to: &mut [f32; 16]) {
+        proven!({
+            _mm256_storeu_ps(to.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(to.as_mut_ptr().add(8), v[1]);
+        });
+    }
+    #[inline(always)]
+    fn store_f16(self, v: Self::F, to: &mut [u16; 16]) {
+        proven!({
+            _mm_storeu_si128(to.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[0]));
+            _mm_storeu_si128(
+                to.as_mut_ptr().add(8).cast(),
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v[1]),
+            );
+        });
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        proven!([_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        proven!([_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        proven!([_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        proven!([_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        proven!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        proven!([_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        proven!([_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])])
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        proven!(halves!(v in a => _mm256_andnot_ps(_mm256_set1_ps(-0.0), v)))
+    }
+    #[inline(always)]
+    fn pow2(self, n: Self::F) -> Self::F {
+        proven!(halves!(n in n => {
+            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
+        }))
+    }
+    #[inline(always)]
+    fn sum(self, v: Self::F) -> f32 {
+        proven!(tree8!(_mm256_add_ps(v[0], v[1]), _mm_add_ps, _mm_add_ss))
+    }
+    #[inline(always)]
+    fn greatest(self, v: Self::F) -> f32 {
+        proven!(tree8!(_mm256_max_ps(v[0], v[1]), _mm_max_ps, _mm_max_ss))
+    }
+    #[inline(always)]
+    fn splat_i32(self, v: i32) -> Self::I {
+        proven!([_mm256_set1_epi32(v); 2])
+    }
+    #[inline(always)]
+    fn to_f32(self, v: Self::I) -> Self::F {
+        proven!(halves!(v in v => _mm256_cvtepi32_ps(v)))
+    }
+    #[inline(always)]
+    fn start_high(self, _sum: i32) -> Self::I {
+        self.splat_i32(0)
+    }
+    #[inline(always)]
+    fn dot4(self, sum: Self::I, w: &[u8; 64], x: i32) -> Self::I {
+        proven!(halves!(half in [(sum[0], 0), (sum[1], 32)] => {
+            let w = _mm256_loadu_si256(w.as_ptr().add(half.1).cast());
+            // Two products of at most 127 * 127 fit in 16 bits.
+            let pairs = _mm256_maddubs_epi16(w, _mm256_set1_epi32(x));
+            _mm256_add_epi32(half.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }))
+    }
+    #[inline(always)]
+    fn dot4_high(self, sum: Self::I, w: &[u8; 64], x: i32) -> Self::I {
+        proven!(halves!(half in [(sum[0], 0), (sum[1], 32)] => {
+            let w = _mm256_loadu_si256(w.as_ptr().add(half.1).cast());
+            let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+            // |w| is at most 128: two products of at most 128 * 127 fit in 16 bits.
+            let x = _mm256_sign_epi8(_mm256_set1_epi32(x), w);
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), x);
+            _mm256_add_epi32(half.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }))
+    }
+}
+
+impl Simd for Avx512 {
+    type F = __m512;
+    type I = __m512i;
+    const WIDE_TILE: bool = true;
+
+    #[inline(always)]
+    fn splat(self, v: f32) -> __m512 {
+        proven!(_mm512_set1_ps(v))
+    }
+    #[inline(always)]
+    fn load(self, v: &[f32; 16]) -> __m512 {
+        proven!(_mm512_loadu_ps(v.as_ptr()))
+    }
+    #[inline(always)]
+    fn load_f32(self, v: &[u8; 64]) -> __m512 {
+        proven!(_mm512_loadu_ps(v.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn load_f16(self, v: &[u8; 32]) -> __m512 {
+        proven!(_mm512_cvtph_ps(_mm256_loadu_si256(v.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_bf16(self, v: &[u8; 32]) -> __m512 {
+        proven!({
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(v.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+    #[inline(always)]
+    fn store(self, v: __m512, to: &mut [f32; 16]) {
+        proven!(_mm512_storeu_ps(to.as_mut_ptr(), v));
+    }
+    #[inline(always)]
+    fn store_f16(self, v: __m512, to: &mut [u16; 16]) {
+        proven!(_mm256_storeu_si256(
+            to.as_mut_ptr().cast(),
+            _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v),
+        ));
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        proven!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        proven!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        proven!(_mm512_abs_ps(a))
+    }
+    #[inline(always)]
+    fn pow2(self, n: __m512) -> __m512 {
+        proven!({
+            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
+        })
+    }
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        proven!({
+            let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            tree8!(v, _mm_add_ps, _mm_add_ss)
+        })
+    }
+    #[inline(always)]
+    fn greatest(self, v: __m512) -> f32 {
+        proven!({
+            let v = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            tree8!(v, _mm_max_ps, _mm_max_ss)
+        })
+    }
+    #[inline(always)]
+    fn splat_i32(self, v: i32) -> __m512i {
+        proven!(_mm512_set1_epi32(v))
+    }
+    #[inline(always)]
+    fn to_f32(self, v: __m512i) -> __m512 {
+        proven!(_mm512_cvtepi32_ps(v))
+    }
+    #[inline(always)]
+    fn start_high(self, sum: i32) -> __m512i {
+        self.splat_i32(-128 * sum)
+    }
+    #[inline(always)]
+    fn dot4(self, sum: __m512i, w: &[u8; 64], x: i32) -> __m512i {
+        proven!(_mm512_dpbusd_epi32(sum, _mm512_loadu_si512(w.as_ptr().cast()), _mm512_set1_epi32(x)))
+    }
+    #[inline(always)]
+    fn dot4_high(self, sum: __m512i, w: &[u8; 64], x: i32) -> __m512i {
+        self.dot4(sum, w, x)
+    }
+}
