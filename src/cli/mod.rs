@@ -6,7 +6,7 @@ mod fmt;
 mod models;
 mod progress;
 pub mod report;
-mod run;
+
 mod show;
 mod table;
 
@@ -80,8 +80,8 @@ enum Color {
 enum Command {
     /// Compile a Modelfile into a model
     Build(build::Build),
-    /// Run a model: one prompt, or standard input
-    Run(run::Run),
+
+
     /// Diagnose a Modelfile without building it
     Check(check::Check),
     /// Format a Modelfile
@@ -117,7 +117,7 @@ pub fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Build(c) => c.run(&global),
-        Command::Run(c) => c.run(&global),
+
         Command::Check(c) => c.run(&global),
         Command::Fmt(c) => c.run(&global),
         Command::Show(c) => c.run(&global),
