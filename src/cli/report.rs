@@ -159,3 +159,66 @@ fn shorten(source: &Source, lines: Range<usize>, range: Range<usize>) -> (Range<
     let end = boundary(range.end.min(range.start.saturating_add(CONTEXT))).max(range.start);
     (boundary(range.start.saturating_sub(CONTEXT))..boundary(end.saturating_add(CONTEXT)), range.start..end)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn at(text: &str, range: Range<usize>) -> Diagnostic {
+        let source = Arc::new(Source { name: "Modelfile".to_owned(), text: text.to_owned() });
+        Diagnostic::error("wrong")
+            .code("a-code")
+            .label("here")
+            .help("one")
+            .help("two")
+            .at(&Span { source, range })
+    }
+
+    fn snapshot(name: &str, diagnostic: &Diagnostic) {
+        insta::with_settings!({
+            snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots"),
+            prepend_module_to_snapshot => false,
+            omit_expression => true,
+        }, {
+            let json = serde_json::to_string_pretty(&json(diagnostic)).unwrap();
+            insta::assert_snapshot!(name, format!("{}\n{json}\n", render(diagnostic, false)));
+        });
+    }
+
+    #[test]
+    fn places_are_shown() {
+        snapshot("report_text", &at("FROM é x\nSYSTEM y\n", 8..9));
+        snapshot("report_several_lines", &at("a\nbcd\nefg\nh\n", 3..8));
+        snapshot("report_many_lines", &at(&format!("FROM x\n{}", "line\n".repeat(50)), 9..240));
+        snapshot(
+            "report_long_line",
+            &at(&format!("a\n{}XYZ{}", "é".repeat(3000), "b".repeat(3000)), 6002..6005),
+        );
+        snapshot("report_end_of_text", &at("FROM", 4..4));
+        let file =
+            Diagnostic::error("wrong value").code("b-code").in_file("a/model.gguf", "key `x`").label("why");
+        snapshot("report_file", &file.help("do this"));
+        let bare = Diagnostic::environment("the disk is full").label("only 3 bytes are left");
+        snapshot("report_no_place", &bare);
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let mut d = at("a\u{1b}[2J\u{202e}b", 1..3).label("x\u{1b}y").help("x\u{1b}y");
+        d.message = "bad \u{1b}[31m".to_owned();
+        let text = render(&d, false);
+        assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
+        assert!(render(&at("a", 0..1), true).contains("\u{1b}["), "colors are asked for");
+    }
+
+    #[test]
+    fn a_wrong_span_is_no_panic() {
+        for range in [0..100, 50..100, 2..2, 1..2, Range { start: 3, end: 1 }] {
+            let d = at("é\nè", range);
+            assert!(render(&d, false).contains("wrong"));
+            assert!(json(&d)["line"].is_u64());
+        }
+    }
+}

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::place::Places;
+use super::suggest::excerpt;
 use crate::diagnostic::{Source, Span};
 
 /// An instruction's keyword. Case does not matter in the text.
@@ -150,25 +152,15 @@ impl Ast {
 /// One line per item: line and column, what it is, its value in quotes with Rust's escapes.
 impl fmt::Display for Ast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Items are in order, so places are counted on from the one before.
-        let (mut line, mut column, mut seen) = (1, 1, 0);
+        let mut places = Places::new(&self.source.text);
         for item in &self.items {
-            let start = item.range.start.max(seen);
-            let between = self.text(&(seen..start));
-            match between.rfind('\n') {
-                Some(at) => {
-                    line += between.matches('\n').count();
-                    column = between.get(at..).unwrap_or("").chars().count();
-                }
-                None => column += between.chars().count(),
-            }
-            seen = start;
+            let (line, column) = places.line_column(item.range.start);
             write!(f, "{:<8}", format!("{line}:{column}"))?;
             match &item.kind {
                 ItemKind::Instruction(i) => {
                     write!(f, "{} ", i.keyword)?;
                     if let Some(word) = &i.word {
-                        write!(f, "{} ", self.text(word))?;
+                        write!(f, "{} ", excerpt(self.text(word)))?;
                     }
                     let quoting = match i.value.quoting {
                         Quoting::Bare => "",

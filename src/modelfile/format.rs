@@ -7,7 +7,7 @@ use super::quoting::quote;
 
 /// Writes a Modelfile in its canonical form: keywords in capitals, one space between the parts,
 /// no indentation, at most one blank line in a row and none at the ends, LF line ends. Quotes stay
-/// only where the value needs them, `"""` where it has several lines and `"` where it has one.
+/// only where the value needs them: `"""` if it has several lines or a `"` in it, and else `"`.
 ///
 /// Comments and what is inside of quotes stay as they are, so the meaning does: the result lowers
 /// to the same recipe. Formatting twice changes nothing more. Lines that could not be parsed are
@@ -43,6 +43,8 @@ fn write_instruction(out: &mut String, ast: &Ast, instruction: &Instruction) {
     let text = ast.text(&instruction.value.text);
     let preferred: &[Quoting] = if text.contains(['\r', '\n']) {
         &[Quoting::Triple, Quoting::Single]
+    } else if text.contains('"') {
+        &[Quoting::Bare, Quoting::Triple]
     } else {
         &[Quoting::Bare, Quoting::Single]
     };

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::ast::{Ast, Instruction, Keyword, Quoting};
+use super::mistakes::starts_with_keyword;
 use super::parameters::{self, ParameterType};
-use super::parse::starts_with_keyword;
 use super::path;
 use super::reports::Reports;
 use super::suggest::{excerpt, is_invisible};
@@ -17,9 +17,9 @@ use crate::world::World;
 pub(super) fn lint_ast(ast: &Ast, world: &dyn World, base: &Path, reports: &mut Reports) {
     overridden(ast, reports);
     messages(ast, reports);
+    sources(ast, world, base, reports);
     for instruction in ast.instructions() {
         match instruction.keyword {
-            Keyword::From => from_is_also_a_file(ast, instruction, world, base, reports),
             Keyword::Parameter => parameter(ast, instruction, reports),
             Keyword::Template => template(ast, instruction, reports),
             _ => {}
@@ -49,14 +49,9 @@ fn overridden(ast: &Ast, reports: &mut Reports) {
             continue;
         }
         reports.warning(|| {
-            let (line, _) = ast.span(&instruction.keyword_range).line_column();
             let what =
-                if name.is_empty() { format!("{}", earlier.keyword) } else { format!("parameter `{name}`") };
-            Diagnostic::warning(format!("this {what} is not used"))
-                .code("overridden")
-                .at(&ast.span(&first_line(ast, earlier)))
-                .label(format!("line {line} sets another value, and the last one counts"))
-                .help("delete one of the two lines")
+                if name.is_empty() { earlier.keyword.to_string() } else { format!("parameter `{name}`") };
+            not_used(ast, earlier, &what, instruction)
         });
     }
     if let (Some(template), Some(renderer)) =
@@ -72,6 +67,15 @@ fn overridden(ast: &Ast, reports: &mut Reports) {
                 .help("delete one of the two")
         });
     }
+}
+
+fn not_used(ast: &Ast, earlier: &Instruction, what: &str, later: &Instruction) -> Diagnostic {
+    let (line, _) = ast.span(&later.keyword_range).line_column();
+    Diagnostic::warning(format!("this {what} is not used"))
+        .code("overridden")
+        .at(&ast.span(&first_line(ast, earlier)))
+        .label(format!("line {line} sets another value, and the last one counts"))
+        .help("delete one of the two lines")
 }
 
 /// An instruction as far as its first line.
@@ -109,28 +113,32 @@ fn messages(ast: &Ast, reports: &mut Reports) {
     }
 }
 
-/// `FROM llama3` beside a file or folder `llama3`: a path wins over a name.
-fn from_is_also_a_file(
-    ast: &Ast,
-    instruction: &Instruction,
-    world: &dyn World,
-    base: &Path,
-    reports: &mut Reports,
-) {
-    let name = ast.text(&instruction.value.text);
-    let looks_like_a_path = name.starts_with(['.', '/', '\\', '~'])
-        || [".gguf", ".safetensors", ".bin"].iter().any(|end| name.ends_with(end));
-    if looks_like_a_path {
-        return;
-    }
-    if path::expand(world, base, name).is_ok_and(|path| world.kind(&path).is_some()) {
-        reports.warning(|| {
-            Diagnostic::warning(format!("`{}` is a model's name and a path", excerpt(name)))
-                .code("ambiguous-from")
-                .at(&ast.span(&instruction.value.text))
-                .label("the path is taken, because it exists")
-                .help(format!("write `FROM ./{}` to say that the path is meant", excerpt(name)))
-        });
+/// FROM: names that are paths as well, and names that a later one replaces.
+fn sources(ast: &Ast, world: &dyn World, base: &Path, reports: &mut Reports) {
+    let mut named: Option<&Instruction> = None;
+    for instruction in ast.instructions().filter(|i| i.keyword == Keyword::From) {
+        let text = &instruction.value.text;
+        let name = ast.text(text);
+        let looks_like_a_path = name.starts_with(['.', '/', '\\', '~'])
+            || [".gguf", ".safetensors", ".bin"].iter().any(|end| name.ends_with(end));
+        if looks_like_a_path {
+            continue;
+        }
+        if path::expand(world, base, name).is_ok_and(|path| world.kind(&path).is_some()) {
+            reports.warning(|| {
+                Diagnostic::warning(format!("`{}` is a model's name and a path", excerpt(name)))
+                    .code("ambiguous-from")
+                    .at(&ast.span(text))
+                    .label("the path is taken, because it exists")
+                    .help(format!("write `FROM ./{}` to say that the path is meant", excerpt(name)))
+            });
+            continue;
+        }
+        if let Some(earlier) = named.replace(instruction)
+            && ast.text(&earlier.value.text) != name
+        {
+            reports.warning(|| not_used(ast, earlier, "FROM", instruction));
+        }
     }
 }
 
@@ -143,7 +151,7 @@ fn parameter(ast: &Ast, instruction: &Instruction, reports: &mut Reports) {
             Diagnostic::warning(format!("`{name}` with an empty text"))
                 .code("empty-value")
                 .at(&ast.span(&instruction.value.range))
-                .help("every text contains the empty one, so it can end nothing: delete the line")
+                .help("delete the line: an empty text cannot mark the end of anything")
         });
     }
     if parameter.parse(ast.text(text)).is_ok_and(|value| parameter.is_out_of_range(&value)) {

@@ -101,9 +101,25 @@ pub(super) fn stray_text(ast: &Ast, open: usize) -> Diagnostic {
         .help("a value begins on the line of its keyword: `SYSTEM \"\"\"…`")
 }
 
+/// How far an unclosed quote at the start of `text` is taken to reach: before the next line that is
+/// surely an instruction.
+pub(super) fn unclosed_length(text: &str) -> usize {
+    text.match_indices(['\r', '\n'])
+        .find(|(at, _)| text.get(at + 1..).is_some_and(starts_with_keyword))
+        .map_or(text.len(), |(at, _)| at)
+}
+
+/// True for a line that starts with a keyword in capitals and a blank.
+pub(super) fn starts_with_keyword(line: &str) -> bool {
+    Keyword::ALL
+        .iter()
+        .any(|(_, name)| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '\t'])))
+}
+
 /// A quote that nothing closes.
 pub(super) fn unclosed_quote(ast: &Ast, keyword: Keyword, open: usize) -> Diagnostic {
     let rest = ast.source.text.get(open..).unwrap_or("");
+    let rest = rest.get(..unclosed_length(rest)).unwrap_or(rest);
     let quote = if rest.starts_with("\"\"\"") { "\"\"\"" } else { "\"" };
     let d = Diagnostic::error(format!("the `{quote}` of this {keyword} is never closed"))
         .code("unclosed-quote")
@@ -115,14 +131,13 @@ pub(super) fn unclosed_quote(ast: &Ast, keyword: Keyword, open: usize) -> Diagno
         Some(at) => {
             let close = open + quote.len() + at;
             let (line, column) = ast.span(&(close..close)).line_column();
-            let other = if quote.len() == 1 { "\n" } else { "" };
             let d = d.help(format!(
                 "the `{quote}` at {line}:{column} does not close it: quotes close only at the end of a line"
             ));
-            if other.is_empty() {
-                d
-            } else {
+            if quote == "\"" {
                 d.help("for a value that begins with a quote, put `\"\"\"` around all of it")
+            } else {
+                d
             }
         }
         None => d.help(format!("end the value with `{quote}` at the end of a line")),

@@ -20,6 +20,7 @@ mod lower;
 mod mistakes;
 mod parameter_mistakes;
 mod parse;
+mod place;
 mod print;
 mod quoting;
 mod recipe;
@@ -65,7 +66,7 @@ pub struct Checked {
 impl Checked {
     /// True when one of the diagnostics is an error.
     pub fn has_errors(&self) -> bool {
-        has_errors(&self.diagnostics)
+        self.diagnostics.iter().any(|d| d.severity == Severity::Error)
     }
 
     /// The recipe and the warnings.
@@ -77,10 +78,6 @@ impl Checked {
     }
 }
 
-fn has_errors(diagnostics: &[Diagnostic]) -> bool {
-    diagnostics.iter().any(|d| d.severity == Severity::Error)
-}
-
 /// Parses a Modelfile. `name` is what diagnostics call it.
 pub fn parse(name: &str, bytes: &[u8]) -> Parsed {
     let mut reports = Reports::default();
@@ -89,11 +86,14 @@ pub fn parse(name: &str, bytes: &[u8]) -> Parsed {
             let ast = parse::parse_source(source, &mut reports);
             Parsed { ast, diagnostics: reports.finish() }
         }
-        Err(Errors(diagnostics)) => {
-            let source = Arc::new(Source { name: name.to_owned(), text: String::new() });
-            Parsed { ast: Ast { source, items: Vec::new() }, diagnostics }
-        }
+        Err(Errors(diagnostics)) => Parsed { ast: empty(name), diagnostics },
     }
+}
+
+/// The tree of a file that is no text.
+fn empty(name: &str) -> Ast {
+    let source = Source { name: name.to_owned(), text: String::new() };
+    Ast { source: Arc::new(source), items: Vec::new() }
 }
 
 /// Lowers a tree to what it means. The diagnostics are errors and warnings about values, in order;
@@ -122,9 +122,6 @@ pub fn check(world: &dyn World, base: &Path, name: &str, bytes: &[u8]) -> Checke
             lint::lint_ast(&ast, world, base, &mut reports);
             Checked { ast, recipe, diagnostics: reports.finish() }
         }
-        Err(_) => {
-            let Parsed { ast, diagnostics } = parse(name, bytes);
-            Checked { ast, recipe: Recipe::default(), diagnostics }
-        }
+        Err(Errors(diagnostics)) => Checked { ast: empty(name), recipe: Recipe::default(), diagnostics },
     }
 }

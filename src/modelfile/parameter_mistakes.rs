@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::ast::{Ast, Keyword};
-use super::parameters::{PARAMETERS, Parameter, ParameterType, REMOVED};
+use super::parameters::{ELSEWHERE, PARAMETERS, Parameter, ParameterType, REMOVED, find};
 use super::suggest::{excerpt, nearest};
 use crate::diagnostic::Diagnostic;
 
@@ -15,6 +15,15 @@ pub(super) fn unknown(ast: &Ast, word: &Range<usize>) -> Diagnostic {
         .at(&ast.span(word));
     if REMOVED.contains(&name) {
         return d.label("no longer a parameter").help("it has had no effect for long; delete the line");
+    }
+    if let Some((name, value)) = name.split_once(['=', ':'])
+        && find(name).is_some()
+    {
+        let value = if value.is_empty() { "…".to_owned() } else { excerpt(value) };
+        return d.help(format!("only a space stands between name and value: `PARAMETER {name} {value}`"));
+    }
+    if let Some((_, ours)) = ELSEWHERE.iter().find(|(theirs, _)| name.eq_ignore_ascii_case(theirs)) {
+        return d.help(format!("here it is called `{ours}`"));
     }
     let known = || PARAMETERS.iter().filter(|p| !p.is_deprecated()).map(|p| p.name);
     if let Some(name) = nearest(&name.replace('-', "_"), known()) {

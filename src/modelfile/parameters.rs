@@ -64,6 +64,8 @@ impl Parameter {
     /// A value to show in help.
     pub(super) fn example(&self) -> String {
         match (&self.default, self.ty) {
+            _ if self.name == "num_ctx" => "4096".to_owned(),
+            _ if self.name == "seed" => "42".to_owned(),
             (Some(ParameterValue::Int(v)), _) => v.to_string(),
             (Some(ParameterValue::Float(v)), _) => v.to_string(),
             (_, ParameterType::Int) => "1".to_owned(),
@@ -101,6 +103,9 @@ impl Parameter {
     pub fn parse(&self, text: &str) -> Result<ParameterValue, String> {
         use std::num::IntErrorKind::{NegOverflow, PosOverflow};
         let shown = super::suggest::excerpt(text);
+        if text.is_empty() && self.ty != ParameterType::Strings {
+            return Err("the value is empty".to_owned());
+        }
         match self.ty {
             ParameterType::Int => {
                 text.parse().map(ParameterValue::Int).map_err(|e: std::num::ParseIntError| match e.kind() {
@@ -135,6 +140,22 @@ pub fn find(name: &str) -> Option<&'static Parameter> {
 /// Names that older releases knew and that are errors now.
 pub(super) const REMOVED: [&str; 6] =
     ["numa", "num_gqa", "tfs_z", "embedding_only", "rope_frequency_base", "rope_frequency_scale"];
+
+/// What other programs call our parameters.
+pub(super) const ELSEWHERE: [(&str, &str); 12] = [
+    ("max_tokens", "num_predict"),
+    ("max_new_tokens", "num_predict"),
+    ("n_predict", "num_predict"),
+    ("n_ctx", "num_ctx"),
+    ("ctx_size", "num_ctx"),
+    ("context_length", "num_ctx"),
+    ("max_seq_len", "num_ctx"),
+    ("n_gpu_layers", "num_gpu"),
+    ("threads", "num_thread"),
+    ("batch_size", "num_batch"),
+    ("repetition_penalty", "repeat_penalty"),
+    ("stop_sequences", "stop"),
+];
 
 const ANY: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
 

@@ -250,34 +250,17 @@ impl ModelfileParser<'_> {
     /// that is surely an instruction.
     fn recover(&mut self, start: usize, open: usize) -> Option<usize> {
         let source = self.ast.source.clone();
-        let text = source.text.as_str();
-        let mut at = open;
-        loop {
-            let (line, length) = first_line(text.get(at..).unwrap_or(""));
-            let end = at + line.len();
-            let next = at + length;
-            if next == end {
-                self.push(ItemKind::Error, start..end);
-                return None;
-            }
-            if starts_with_keyword(text.get(next..).unwrap_or("")) {
-                self.push(ItemKind::Error, start..end);
-                return Some(next);
-            }
-            at = next;
-        }
+        let rest = source.text.get(open..).unwrap_or("");
+        let length = mistakes::unclosed_length(rest);
+        let skipped = rest.get(..length).unwrap_or(rest).trim_end_matches(['\r', '\n']);
+        self.push(ItemKind::Error, start..open + skipped.len());
+        // One more for the line end before the instruction.
+        (length < rest.len()).then_some(open + length + 1)
     }
 }
 
 fn is_parameter(name: &str) -> bool {
     parameters::find(name).is_some()
-}
-
-/// True for a line that starts with a keyword in capitals and a blank.
-pub(super) fn starts_with_keyword(line: &str) -> bool {
-    Keyword::ALL
-        .iter()
-        .any(|(_, name)| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '\t'])))
 }
 
 /// True for a quoted form that ran to the end of the file.

@@ -77,12 +77,11 @@ struct Printer {
 impl Printer {
     fn line(&mut self, keyword: Keyword, word: Option<&str>, value: &str) {
         let needs_quotes = value.contains('\n') || value.starts_with(' ') || value.ends_with(' ');
-        let preferred: &[Quoting] = if !needs_quotes {
-            &[Quoting::Bare, Quoting::Single]
-        } else if value.contains('"') {
-            &[Quoting::Triple]
-        } else {
-            &[Quoting::Single]
+        let preferred: &[Quoting] = match (needs_quotes, value.contains('"')) {
+            (true, true) => &[Quoting::Triple],
+            (true, false) => &[Quoting::Single],
+            (false, true) => &[Quoting::Bare, Quoting::Triple],
+            (false, false) => &[Quoting::Bare, Quoting::Single],
         };
         let Some(quoted) = quote(value, preferred) else {
             let message = format!(

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::place::Places;
 use crate::diagnostic::Span;
 use crate::ir::{ParameterValue, Prompt};
 
@@ -61,18 +62,14 @@ impl Recipe {
 /// One line per value, strings in quotes with Rust's escapes.
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let spanned = |f: &mut fmt::Formatter<'_>, what: &str, s: &Spanned<String>| {
-            let (line, column) = s.span.line_column();
-            writeln!(f, "{what} {:?} at {line}:{column}", s.value)
-        };
-        for from in &self.from {
-            spanned(f, "from", from)?;
-        }
-        for adapter in &self.adapters {
-            spanned(f, "adapter", adapter)?;
-        }
-        if let Some(draft) = &self.draft {
-            spanned(f, "draft", draft)?;
+        let from = self.from.iter().map(|s| ("from", s));
+        let adapters = self.adapters.iter().map(|s| ("adapter", s));
+        let draft = self.draft.iter().map(|s| ("draft", s));
+        let mut places: Option<Places<'_>> = None;
+        for (what, s) in from.chain(adapters).chain(draft) {
+            let places = places.get_or_insert_with(|| Places::new(&s.span.source.text));
+            let (line, column) = places.line_column(s.span.range.start);
+            writeln!(f, "{what} {:?} at {line}:{column}", s.value)?;
         }
         let prompt = &self.prompt;
         for (what, value) in [
