@@ -197,6 +197,10 @@ pub(super) fn open_files(
     directory: &Directory<'_>,
     names: &[String],
 ) -> Result<Vec<CheckpointFile>> {
+    if names.len() as u64 > limits::SHARDS {
+        let message = format!("{} files with weights; at most {} are allowed", names.len(), limits::SHARDS);
+        return Err(Diagnostic::error(message).code("count-too-large").in_file(directory.path(), "").into());
+    }
     let mut files = Vec::with_capacity(names.len());
     for name in names {
         let inside = directory.resolve(name)?;

@@ -1,5 +1,6 @@
 //! Files of a directory that is not trusted: nothing outside it is opened.
 
+use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 use super::quote::quoted;
@@ -112,42 +113,41 @@ impl<'a> Directory<'a> {
     }
 }
 
-/// The shard that a name like `model-00002-of-00003.safetensors` says it is, and of how many.
-pub(crate) fn shard_number(name: &str) -> Option<(u64, u64)> {
-    let stem = name.rsplit_once('.')?.0;
-    let (rest, count) = stem.rsplit_once("-of-")?;
-    let (_, number) = rest.rsplit_once('-')?;
-    let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    if !digits(number) || !digits(count) {
-        return None;
-    }
-    Some((number.parse().ok()?, count.parse().ok()?))
-}
-
 /// Fails when names say that they are shards and one of them is missing.
 pub(crate) fn require_all_shards(directory: &Path, names: &[String]) -> Result<()> {
+    let there: HashSet<&str> = names.iter().map(String::as_str).collect();
+    let mut series = HashSet::new();
     for name in names {
-        let Some((_, count)) = shard_number(name) else { continue };
-        let Some((prefix, _)) = name.rsplit_once("-of-").and_then(|(rest, _)| rest.rsplit_once('-')) else {
+        let Some((prefix, count, extension)) = shard_series(name) else { continue };
+        if !series.insert((prefix, count)) {
             continue;
-        };
-        let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
-        // Stops at the first that is missing, so a name that claims 99,999 shards costs nothing.
+        }
+        // Ends at the first that is missing: a name that claims 99,999 shards costs nothing.
         for number in 1..=count {
             let expected = format!("{prefix}-{number:05}-of-{count:05}.{extension}");
-            if !names.contains(&expected) {
-                return Err(Diagnostic::error(format!(
-                    "shard {number} of {count} is missing: {}",
-                    quoted(&expected)
-                ))
-                .code("missing-shard")
-                .in_file(directory, "")
-                .help("download the whole repository again")
-                .into());
+            if !there.contains(expected.as_str()) {
+                let message = format!("shard {number} of {count} is missing: {}", quoted(&expected));
+                return Err(Diagnostic::error(message)
+                    .code("missing-shard")
+                    .in_file(directory, "")
+                    .help("download the whole repository again")
+                    .into());
             }
         }
     }
     Ok(())
+}
+
+/// Of `model-00002-of-00003.safetensors` the name `model`, the count 3 and the extension.
+fn shard_series(name: &str) -> Option<(&str, u64, &str)> {
+    let (stem, extension) = name.rsplit_once('.')?;
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (prefix, number) = rest.rsplit_once('-')?;
+    let digits = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    if !digits(number) || !digits(count) {
+        return None;
+    }
+    Some((prefix, count.parse().ok()?, extension))
 }
 
 #[cfg(test)]
@@ -156,10 +156,10 @@ mod tests {
 
     #[test]
     fn shards_are_known_by_their_names() {
-        assert_eq!(shard_number("model-00002-of-00003.safetensors"), Some((2, 3)));
-        assert_eq!(shard_number("sub/model-00002-of-00003.safetensors"), Some((2, 3)));
-        assert_eq!(shard_number("model.safetensors"), None);
-        assert_eq!(shard_number("model-2-of-3.safetensors"), None);
+        assert_eq!(shard_series("model-00002-of-00003.safetensors"), Some(("model", 3, "safetensors")));
+        assert_eq!(shard_series("sub/m-00002-of-00003.safetensors"), Some(("sub/m", 3, "safetensors")));
+        assert_eq!(shard_series("model.safetensors"), None);
+        assert_eq!(shard_series("model-2-of-3.safetensors"), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{json, limits};
 use crate::diagnostic::{Diagnostic, Result};
 
 /// One key, or names for the same thing of which a file has one.
-pub trait Keys {
+pub trait Keys: Copy {
     /// The names, the usual one first.
     fn names(&self) -> &[&str];
 }
@@ -91,7 +91,7 @@ impl Config {
     }
 
     /// The name that is there, and its value.
-    fn find(&self, keys: &impl Keys) -> Result<Option<(&str, &Value)>> {
+    fn find(&self, keys: impl Keys) -> Result<Option<(&str, &Value)>> {
         self.read.borrow_mut().extend(keys.names().iter().map(|key| (*key).to_owned()));
         let mut found: Option<(&str, &Value)> = None;
         for name in keys.names() {
@@ -113,7 +113,7 @@ impl Config {
 
     fn typed<'a, T>(
         &'a self,
-        keys: &impl Keys,
+        keys: impl Keys,
         what: &str,
         convert: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>> {
@@ -124,7 +124,7 @@ impl Config {
         }
     }
 
-    fn required<T>(&self, keys: &impl Keys, value: Option<T>) -> Result<T> {
+    fn required<T>(&self, keys: impl Keys, value: Option<T>) -> Result<T> {
         let key = keys.names().first().copied().unwrap_or_default();
         value.ok_or_else(|| self.error(key, "the key is missing").into())
     }
@@ -134,8 +134,7 @@ impl Config {
     /// # Errors
     /// The key is missing or has another type, as for every getter below.
     pub fn u64(&self, keys: impl Keys) -> Result<u64> {
-        let value = self.optional_u64_of(&keys)?;
-        self.required(&keys, value)
+        self.required(keys, self.optional_u64(keys)?)
     }
 
     /// An integer of 0 or more, if it is there.
@@ -143,10 +142,6 @@ impl Config {
     /// # Errors
     /// It has another type.
     pub fn optional_u64(&self, keys: impl Keys) -> Result<Option<u64>> {
-        self.optional_u64_of(&keys)
-    }
-
-    fn optional_u64_of(&self, keys: &impl Keys) -> Result<Option<u64>> {
         self.typed(keys, "an integer of 0 or more", Value::as_u64)
     }
 
@@ -155,7 +150,7 @@ impl Config {
     /// # Errors
     /// It has another type.
     pub fn optional_i64(&self, keys: impl Keys) -> Result<Option<i64>> {
-        self.typed(&keys, "an integer", Value::as_i64)
+        self.typed(keys, "an integer", Value::as_i64)
     }
 
     /// A count or length: an integer from 1 to [`limits::CONFIG_SIZE`].
@@ -163,8 +158,7 @@ impl Config {
     /// # Errors
     /// The key is missing or its value is something else.
     pub fn size(&self, keys: impl Keys) -> Result<u64> {
-        let value = self.optional_size_of(&keys)?;
-        self.required(&keys, value)
+        self.required(keys, self.optional_size(keys)?)
     }
 
     /// A count or length, if it is there.
@@ -172,10 +166,6 @@ impl Config {
     /// # Errors
     /// It is not from 1 to [`limits::CONFIG_SIZE`].
     pub fn optional_size(&self, keys: impl Keys) -> Result<Option<u64>> {
-        self.optional_size_of(&keys)
-    }
-
-    fn optional_size_of(&self, keys: &impl Keys) -> Result<Option<u64>> {
         let what = format!("an integer from 1 to {}", limits::CONFIG_SIZE);
         self.typed(keys, &what, |v| v.as_u64().filter(|n| (1..=limits::CONFIG_SIZE).contains(n)))
     }
@@ -185,8 +175,7 @@ impl Config {
     /// # Errors
     /// The key is missing or its value is something else.
     pub fn f32(&self, keys: impl Keys) -> Result<f32> {
-        let value = self.optional_f32_of(&keys)?;
-        self.required(&keys, value)
+        self.required(keys, self.optional_f32(keys)?)
     }
 
     /// A number that float32 holds, if it is there.
@@ -194,10 +183,6 @@ impl Config {
     /// # Errors
     /// It has another type, or is too large for float32.
     pub fn optional_f32(&self, keys: impl Keys) -> Result<Option<f32>> {
-        self.optional_f32_of(&keys)
-    }
-
-    fn optional_f32_of(&self, keys: &impl Keys) -> Result<Option<f32>> {
         self.typed(keys, "a number that float32 holds", as_f32)
     }
 
@@ -206,7 +191,7 @@ impl Config {
     /// # Errors
     /// It has another type.
     pub fn optional_bool(&self, keys: impl Keys) -> Result<Option<bool>> {
-        self.typed(&keys, "true or false", Value::as_bool)
+        self.typed(keys, "true or false", Value::as_bool)
     }
 
     /// A string.
@@ -214,8 +199,7 @@ impl Config {
     /// # Errors
     /// The key is missing or has another type.
     pub fn str(&self, keys: impl Keys) -> Result<&str> {
-        let value = self.typed(&keys, "a string", Value::as_str)?;
-        self.required(&keys, value)
+        self.required(keys, self.optional_str(keys)?)
     }
 
     /// A string, if it is there.
@@ -223,7 +207,7 @@ impl Config {
     /// # Errors
     /// It has another type.
     pub fn optional_str(&self, keys: impl Keys) -> Result<Option<&str>> {
-        self.typed(&keys, "a string", Value::as_str)
+        self.typed(keys, "a string", Value::as_str)
     }
 
     /// A string that must be one of `allowed`.
@@ -231,8 +215,7 @@ impl Config {
     /// # Errors
     /// The key is missing, or its value is none of them.
     pub fn one_of(&self, keys: impl Keys, allowed: &[&'static str]) -> Result<&'static str> {
-        let value = self.optional_one_of_of(&keys, allowed)?;
-        self.required(&keys, value)
+        self.required(keys, self.optional_one_of(keys, allowed)?)
     }
 
     /// A string that must be one of `allowed`, if it is there.
@@ -240,10 +223,6 @@ impl Config {
     /// # Errors
     /// It is none of them.
     pub fn optional_one_of(&self, keys: impl Keys, allowed: &[&'static str]) -> Result<Option<&'static str>> {
-        self.optional_one_of_of(&keys, allowed)
-    }
-
-    fn optional_one_of_of(&self, keys: &impl Keys, allowed: &[&'static str]) -> Result<Option<&'static str>> {
         let names: Vec<String> = allowed.iter().map(|name| format!("\"{name}\"")).collect();
         let what = match names.as_slice() {
             [only] => only.clone(),
@@ -260,7 +239,7 @@ impl Config {
     /// # Errors
     /// It is something else.
     pub fn optional_strs(&self, keys: impl Keys) -> Result<Option<Vec<&str>>> {
-        self.typed(&keys, "a string or a list of strings", |v| match v {
+        self.typed(keys, "a string or a list of strings", |v| match v {
             Value::String(one) => Some(vec![one.as_str()]),
             Value::Array(many) => many.iter().map(Value::as_str).collect(),
             _ => None,
@@ -272,7 +251,7 @@ impl Config {
     /// # Errors
     /// It is no list of them.
     pub fn optional_f32s(&self, keys: impl Keys) -> Result<Option<Vec<f32>>> {
-        self.typed(&keys, "a list of numbers that float32 holds", |v| {
+        self.typed(keys, "a list of numbers that float32 holds", |v| {
             v.as_array()?.iter().map(as_f32).collect()
         })
     }
@@ -282,7 +261,7 @@ impl Config {
     /// # Errors
     /// It is no list of them.
     pub fn optional_u64s(&self, keys: impl Keys) -> Result<Option<Vec<u64>>> {
-        self.typed(&keys, "a list of integers of 0 or more", |v| {
+        self.typed(keys, "a list of integers of 0 or more", |v| {
             v.as_array()?.iter().map(Value::as_u64).collect()
         })
     }
@@ -293,7 +272,7 @@ impl Config {
     /// It is something else, or an id is 2^31 or more.
     pub fn optional_ids(&self, keys: impl Keys) -> Result<Option<Vec<u32>>> {
         let id = |v: &Value| v.as_u64().and_then(|n| i32::try_from(n).ok()).map(|n| n as u32);
-        self.typed(&keys, "a token id or a list of them", |v| match v {
+        self.typed(keys, "a token id or a list of them", |v| match v {
             Value::Array(many) => many.iter().map(id).collect(),
             one => Some(vec![id(one)?]),
         })
@@ -305,7 +284,7 @@ impl Config {
     /// # Errors
     /// It has another value.
     pub fn require(&self, keys: impl Keys, allowed: &[Value]) -> Result<()> {
-        let Some((key, value)) = self.find(&keys)? else { return Ok(()) };
+        let Some((key, value)) = self.find(keys)? else { return Ok(()) };
         if allowed.iter().any(|other| same(other, value)) {
             return Ok(());
         }
@@ -319,8 +298,8 @@ impl Config {
     /// # Errors
     /// It is no object.
     pub fn section(&self, keys: impl Keys) -> Result<Option<Config>> {
-        let Some((key, _)) = self.find(&keys)? else { return Ok(None) };
-        let object = self.typed(&keys, "an object", Value::as_object)?;
+        let Some((key, _)) = self.find(keys)? else { return Ok(None) };
+        let object = self.typed(keys, "an object", Value::as_object)?;
         Ok(object.map(|object| Config {
             path: self.path.clone(),
             prefix: format!("{}{key}.", self.prefix),

@@ -12,7 +12,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::quote::{clipped, quoted};
-use super::signature;
+use super::{limits, signature};
 use crate::diagnostic::{Diagnostic, Result};
 
 /// Characters of a parser's message that are shown: it may quote the text.
@@ -51,7 +51,7 @@ fn mentions(text: &[u8], word: &str) -> bool {
     text.windows(word.len()).any(|window| window == word.as_bytes())
 }
 
-/// The members of an object in their order, each key once.
+/// The members of an object in their order, each key once; at most [`limits::TENSORS`] of them.
 pub(crate) struct Members<T>(pub Vec<(String, T)>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
@@ -70,6 +70,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
                 while let Some(key) = map.next_key::<String>()? {
                     if !seen.insert(key.clone()) {
                         return Err(twice(&key));
+                    }
+                    if members.len() as u64 == limits::TENSORS {
+                        return Err(serde::de::Error::custom(format_args!(
+                            "more than {} keys",
+                            limits::TENSORS
+                        )));
                     }
                     let value = map.next_value()?;
                     members.push((key, value));

@@ -5,7 +5,7 @@
 
 /// Bytes of a GGUF header: key-values and the table of tensors. The largest known one, with a
 /// vocabulary of 262,144 tokens and as many merges, has 16 MiB.
-pub const GGUF_HEADER: u64 = 256 << 20;
+pub const GGUF_HEADER: u64 = 128 << 20;
 /// Bytes of a GGUF string value.
 pub const GGUF_STRING: u64 = 64 << 20;
 /// Key-values of a GGUF file; known models have fewer than 200.
@@ -20,7 +20,7 @@ pub const GGUF_ARRAY_DEPTH: usize = 4;
 pub const GGUF_RANK: u32 = 4;
 /// `general.alignment`, which is also a power of two.
 pub const GGUF_ALIGNMENT: u64 = 1 << 20;
-/// Tensors in one file.
+/// Tensors in one file, and in one index.
 pub const TENSORS: u64 = 1 << 18;
 /// Shards of one model.
 pub const SHARDS: u64 = 4096;
@@ -35,7 +35,7 @@ pub const SAFETENSORS_NAME: usize = 4096;
 /// Bytes of `config.json` and its like. JSON nests at most 128 deep.
 pub const CONFIG: u64 = 1 << 20;
 /// Bytes of `model.safetensors.index.json`.
-pub const INDEX: u64 = 64 << 20;
+pub const INDEX: u64 = 32 << 20;
 /// A count or length in `config.json`: layers, heads, widths, vocabulary, context.
 pub const CONFIG_SIZE: u64 = 1 << 28;
 

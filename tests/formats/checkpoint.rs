@@ -10,6 +10,9 @@ use mdl::world::{EntryKind, File, MemoryWorld, Stamp, SystemWorld, World};
 use crate::bytes::f32_safetensors;
 use crate::report::{check, report};
 
+/// Names and contents.
+type Files = Vec<(&'static str, Vec<u8>)>;
+
 fn world(files: &[(&str, Vec<u8>)]) -> MemoryWorld {
     let mut world = MemoryWorld::default();
     for (name, bytes) in files {
@@ -87,7 +90,7 @@ fn directories_that_are_wrong_are_refused() {
     let model = ("model.safetensors", weights("a"));
     let shards = [(ONE, weights("a")), (TWO, weights("b"))];
     let indexed = |map: &[(&str, &str)]| vec![shards[0].clone(), shards[1].clone(), (INDEX, index(map))];
-    let cases: Vec<(&str, Vec<(&str, Vec<u8>)>)> = vec![
+    let cases: Vec<(&str, Files)> = vec![
         ("nothing there", vec![("readme.md", vec![])]),
         ("only PyTorch", vec![("pytorch_model-00001-of-00002.bin", b"PK\x03\x04".to_vec())]),
         ("only .pth", vec![("consolidated.00.pth", b"PK\x03\x04".to_vec())]),

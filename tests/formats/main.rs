@@ -1,4 +1,5 @@
 //! Readers of model files: what they accept, what they refuse and how they say so.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod adapter;
 mod bytes;

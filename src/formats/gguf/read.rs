@@ -182,13 +182,14 @@ fn array(cursor: &mut Cursor<'_>, depth: usize) -> Result<Array> {
     })
 }
 
-/// Elements that are larger in memory than in the file: the list grows as they are read.
+/// Elements of no fixed size. The caller has bounded `count` by the bytes that are left; in memory
+/// an element is at most three times as large as its least size in the file.
 fn elements<T>(
     cursor: &mut Cursor<'_>,
     count: u64,
     read: impl Fn(&mut Cursor<'_>) -> Result<T>,
 ) -> Result<Vec<T>> {
-    let mut elements = Vec::new();
+    let mut elements = Vec::with_capacity(count as usize);
     for _ in 0..count {
         elements.push(read(cursor)?);
     }
