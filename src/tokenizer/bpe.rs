@@ -11,41 +11,59 @@ use std::collections::{BinaryHeap, HashMap};
 use super::byte_level;
 use super::vocabulary::{BadToken, TokenType, Vocabulary, shown};
 
-/// What two neighbours become.
-#[derive(Clone, Copy, Debug)]
-struct Merge {
-    /// Place in the list of merges; less is earlier.
-    rank: u32,
-    /// The token they become.
-    id: u32,
-}
+/// A merge's place in the list; less is earlier.
+type Rank = u32;
 
 /// The merges of a vocabulary.
 #[derive(Debug)]
 pub(super) struct Bpe {
     byte_ids: [Option<u32>; 256],
-    merges: HashMap<(u32, u32), Merge>,
+    ranks: HashMap<(u32, u32), Rank>,
+    /// The token that each merge makes.
+    made: Vec<u32>,
     ignore_merges: bool,
 }
 
 /// A token of a piece under way, in a doubly linked list.
+#[derive(Clone, Copy)]
 struct Symbol {
     id: u32,
-    previous: usize,
-    next: usize,
-    /// False once it has been merged into the one before.
-    alive: bool,
+    previous: u32,
+    /// The symbol itself once it has been merged into the one before.
+    next: u32,
 }
 
-const NONE: usize = usize::MAX;
+/// No symbol.
+const NONE: u32 = u32::MAX;
+
+/// The most bytes that are merged as one piece: more than any context, and few enough to count in
+/// 32 bits.
+const MAX_PIECE: usize = 1 << 30;
 
 /// Buffers that a text's pieces share.
 #[derive(Default)]
 pub(super) struct Scratch {
     symbols: Vec<Symbol>,
-    /// Rank, left symbol, resulting token.
-    heap: BinaryHeap<Reverse<(u32, usize, u32)>>,
+    heap: Vec<Reverse<Candidate>>,
     text: String,
+}
+
+/// A merge that may happen, as one number: earlier merges are less, then those further left.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate(u64);
+
+impl Candidate {
+    fn new(rank: Rank, left: u32) -> Candidate {
+        Candidate(u64::from(rank) << 32 | u64::from(left))
+    }
+
+    fn rank(self) -> Rank {
+        (self.0 >> 32) as u32
+    }
+
+    fn left(self) -> u32 {
+        self.0 as u32
+    }
 }
 
 impl Bpe {
@@ -62,7 +80,8 @@ impl Bpe {
         for (byte, id) in (0..=255).zip(&mut byte_ids) {
             *id = vocabulary.id(byte_level::char_of(byte).encode_utf8(&mut [0; 4]));
         }
-        let mut map = HashMap::with_capacity(merges.len());
+        let mut ranks = HashMap::with_capacity(merges.len());
+        let mut made = Vec::with_capacity(merges.len());
         let mut joined = String::new();
         for (index, merge) in merges.enumerate() {
             let bad = |reason| BadToken { index, reason };
@@ -79,16 +98,17 @@ impl Bpe {
                 vocabulary.id(text).ok_or_else(missing)
             };
             let (pair, id) = ((id(left)?, id(right)?), id(&joined)?);
+            made.push(id);
             // Plain text must not become a control token; where those are parsed, the text never
             // gets here.
             if vocabulary.token_type(id) == Some(TokenType::Control) {
                 continue;
             }
-            if let Some(first) = map.insert(pair, Merge { rank, id }) {
-                return Err(bad(format!("{} is merge {} already", shown(merge), first.rank)));
+            if let Some(first) = ranks.insert(pair, rank) {
+                return Err(bad(format!("{} is merge {first} already", shown(merge))));
             }
         }
-        Ok(Bpe { byte_ids, merges: map, ignore_merges })
+        Ok(Bpe { byte_ids, ranks, made, ignore_merges })
     }
 
     /// Appends the tokens of one piece. A byte that is no token is left out, as in training.
@@ -108,58 +128,59 @@ impl Bpe {
                 return;
             }
         }
-        let Scratch { symbols, heap, .. } = scratch;
+        for part in piece.as_bytes().chunks(MAX_PIECE) {
+            self.merge(part, scratch, ids);
+        }
+    }
+
+    fn merge(&self, part: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let symbols = &mut scratch.symbols;
         symbols.clear();
-        heap.clear();
-        let known = piece.bytes().filter_map(|b| self.byte_ids[usize::from(b)]);
-        symbols.extend(known.enumerate().map(|(at, id)| Symbol {
+        let known = part.iter().filter_map(|&b| self.byte_ids[usize::from(b)]);
+        symbols.extend(known.zip(0..).map(|(id, at)| Symbol {
             id,
-            previous: at.checked_sub(1).unwrap_or(NONE),
+            previous: if at == 0 { NONE } else { at - 1 },
             next: at + 1,
-            alive: true,
         }));
         if let Some(last) = symbols.last_mut() {
             last.next = NONE;
         }
-        for left in 1..symbols.len() {
-            self.consider(symbols, heap, left - 1, left);
-        }
-        while let Some(Reverse((_, left, id))) = heap.pop() {
-            let right = symbols[left].next;
-            if !symbols[left].alive || right == NONE {
+        let mut first = std::mem::take(&mut scratch.heap);
+        let pairs = symbols.windows(2).zip(0..);
+        first.extend(
+            pairs.filter_map(|(pair, left)| self.candidate(left, pair[0].id, pair[1].id)).map(Reverse),
+        );
+        let mut heap = BinaryHeap::from(first);
+        while let Some(Reverse(candidate)) = heap.pop() {
+            let left = candidate.left();
+            let Symbol { id: left_id, previous, next: right } = symbols[left as usize];
+            if right == NONE || right == left {
                 continue;
             }
+            let Symbol { id: right_id, next, .. } = symbols[right as usize];
             // Neighbours may have changed since; the pair still has to become the same token.
-            let pair = (symbols[left].id, symbols[right].id);
-            if self.merges.get(&pair).is_none_or(|m| m.id != id) {
+            let made = self.made[candidate.rank() as usize];
+            let rank = self.ranks.get(&(left_id, right_id));
+            if rank.is_none_or(|&rank| self.made[rank as usize] != made) {
                 continue;
             }
-            let next = symbols[right].next;
-            symbols[right].alive = false;
-            symbols[left].id = id;
-            symbols[left].next = next;
+            symbols[right as usize].next = right;
+            symbols[left as usize].id = made;
+            symbols[left as usize].next = next;
             if next != NONE {
-                symbols[next].previous = left;
-                self.consider(symbols, heap, left, next);
+                symbols[next as usize].previous = left;
+                heap.extend(self.candidate(left, made, symbols[next as usize].id).map(Reverse));
             }
-            let previous = symbols[left].previous;
             if previous != NONE {
-                self.consider(symbols, heap, previous, left);
+                heap.extend(self.candidate(previous, symbols[previous as usize].id, made).map(Reverse));
             }
         }
-        ids.extend(symbols.iter().filter(|s| s.alive).map(|s| s.id));
+        scratch.heap = heap.into_vec();
+        ids.extend(symbols.iter().zip(0..).filter(|(s, at)| s.next != *at).map(|(s, _)| s.id));
     }
 
-    fn consider(
-        &self,
-        symbols: &[Symbol],
-        heap: &mut BinaryHeap<Reverse<(u32, usize, u32)>>,
-        left: usize,
-        right: usize,
-    ) {
-        if let Some(merge) = self.merges.get(&(symbols[left].id, symbols[right].id)) {
-            heap.push(Reverse((merge.rank, left, merge.id)));
-        }
+    fn candidate(&self, left: u32, left_id: u32, right_id: u32) -> Option<Candidate> {
+        self.ranks.get(&(left_id, right_id)).map(|&rank| Candidate::new(rank, left))
     }
 }
 
