@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::{Global, progress::Shown, table, usage};
+use super::{Global, progress::Shown, table, usage, write_out};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::formats::imatrix;
 use crate::ir::Module;
@@ -112,13 +112,13 @@ impl Build {
             }
             (Some(_), _) | (_, None) => self.write_text(&text),
             (None, Some(name)) if self.dry_run => {
-                println!("{}", summary(&name, &module));
+                write_out(&format!("{}\n", summary(&name, &module)))?;
                 Ok(())
             }
             (None, Some(name)) => {
                 let published = pipeline::publish(&module, &world, &store, &name, &progress)?;
-                println!("{}", summary(&name, &module));
-                println!("{}", published.id);
+                write_out(&format!("{}\n", summary(&name, &module)))?;
+                write_out(&format!("{}\n", published.id))?;
                 Ok(())
             }
         }
@@ -182,10 +182,7 @@ impl Build {
     fn write_text(&self, text: &str) -> Result<()> {
         match &self.output {
             Some(path) => write_file(path, text),
-            None => {
-                print!("{text}");
-                Ok(())
-            }
+            None => write_out(text),
         }
     }
 }

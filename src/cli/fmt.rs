@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::Global;
+use super::{Global, write_out};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::modelfile;
 use crate::pipeline;
@@ -51,8 +51,7 @@ impl Fmt {
         }
         let formatted = modelfile::format(&input.checked.ast);
         if self.stdout {
-            print!("{formatted}");
-            return Ok(());
+            return write_out(&formatted);
         }
         let before = std::fs::read(&input.path).map_err(|e| Diagnostic::io("read", &input.path, &e))?;
         if before == formatted.as_bytes() {

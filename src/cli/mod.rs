@@ -6,11 +6,11 @@ mod fmt;
 mod models;
 mod progress;
 pub mod report;
-
+mod run;
 mod show;
 mod table;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -35,7 +35,7 @@ Examples:
   mdl run story \"Once upon a time\"          run it
   mdl check --message-format json           diagnose ./Modelfile for an editor or CI
 
-Exit codes: 0 done, 1 the input is wrong, 2 usage, 3 the environment failed.";
+Exit codes: 0 done, 1 the input is wrong, 2 usage, 3 the environment failed, 130 interrupted.";
 
 /// Options of every command.
 #[derive(Args, Clone)]
@@ -80,8 +80,8 @@ enum Color {
 enum Command {
     /// Compile a Modelfile into a model
     Build(build::Build),
-
-
+    /// Run a model: one prompt, or standard input
+    Run(run::Run),
     /// Diagnose a Modelfile without building it
     Check(check::Check),
     /// Format a Modelfile
@@ -117,7 +117,7 @@ pub fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Build(c) => c.run(&global),
-
+        Command::Run(c) => c.run(&global),
         Command::Check(c) => c.run(&global),
         Command::Fmt(c) => c.run(&global),
         Command::Show(c) => c.run(&global),
@@ -129,6 +129,7 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(errors) if errors.0.is_empty() => ExitCode::from(Interrupted::EXIT_CODE),
         Err(errors) => {
             global.print(&errors.0);
             ExitCode::from(errors.exit_code())
@@ -171,6 +172,29 @@ impl Global {
     /// The store; one that is not there reads as an empty one.
     fn open_store(&self) -> Result<Store> {
         Store::open(Store::locate(self.store.as_deref(), &|name| std::env::var_os(name))?)
+    }
+}
+
+/// Writes to standard output at once. A reader that has gone, as in `mdl list | head`, ends the process
+/// quietly.
+fn write_out(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(e) => Err(Diagnostic::environment(format!("cannot write to standard output: {e}")).into()),
+    }
+}
+
+/// Ctrl-C was pressed: no error to print, but an exit code of its own.
+struct Interrupted;
+
+impl Interrupted {
+    /// 128 + SIGINT, as shells expect.
+    const EXIT_CODE: u8 = 130;
+
+    fn error() -> Errors {
+        Errors(Vec::new())
     }
 }
 

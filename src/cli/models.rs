@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
-use super::{Global, table};
+use super::{Global, table, write_out};
 use crate::diagnostic::{Diagnostic, Errors, Result, Severity};
 use crate::store::{Collection, Name};
 
@@ -39,7 +39,7 @@ impl List {
                     serde_json::json!({"name": e.name.to_string(), "digest": digest, "size": e.size, "damage": damage})
                 })
                 .collect();
-            println!("{}", serde_json::Value::Array(all));
+            write_out(&format!("{}\n", serde_json::Value::Array(all)))?;
             return Ok(());
         }
         let now = SystemTime::now();
@@ -55,7 +55,7 @@ impl List {
                 ]
             })
             .collect();
-        println!("{}", table::columns(&["NAME", "ID", "SIZE", "MODIFIED"], &rows));
+        write_out(&format!("{}\n", table::columns(&["NAME", "ID", "SIZE", "MODIFIED"], &rows)))?;
         Ok(())
     }
 }
@@ -78,8 +78,7 @@ impl Cp {
         let published = writer.copy(&from, &to)?;
         drop(writer);
         store.prune(&published.replaced)?;
-        println!("copied '{}' to '{}'", self.source, self.destination);
-        Ok(())
+        write_out(&format!("copied '{}' to '{}'\n", self.source, self.destination))
     }
 }
 
@@ -100,7 +99,7 @@ impl Rm {
             match Name::parse(text).and_then(|name| store.remove(&name)) {
                 Ok(removed) => {
                     global.print(&removed.collected.warnings);
-                    println!("deleted '{text}'");
+                    write_out(&format!("deleted '{text}'\n"))?;
                 }
                 Err(errors) => problems.extend(errors.0),
             }
@@ -125,13 +124,13 @@ impl Verify {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let names = self.names.iter().map(|n| Name::parse(n)).collect::<Result<Vec<_>>>()?;
         let report = global.open_store()?.verify(&names, &|_| {})?;
-        println!(
-            "{} models, {} blobs, {}: {}",
+        write_out(&format!(
+            "{} models, {} blobs, {}: {}\n",
             report.models,
             report.blobs,
             table::size(report.bytes),
             if report.damage.is_empty() { "all as it should be" } else { "damaged" }
-        );
+        ))?;
         let (errors, rest): (Vec<Diagnostic>, Vec<Diagnostic>) =
             report.damage.into_iter().partition(|d| d.severity == Severity::Error);
         global.print(&rest);
@@ -161,13 +160,12 @@ impl Gc {
         let how = Collection { grace, dry_run: self.dry_run };
         let collected = global.open_store()?.gc(&how)?;
         global.print(&collected.warnings);
-        println!(
-            "{} {} blobs and {} temporary files, {}",
+        write_out(&format!(
+            "{} {} blobs and {} temporary files, {}\n",
             if self.dry_run { "would remove" } else { "removed" },
             collected.blobs.len(),
             collected.temporary,
             table::size(collected.bytes)
-        );
-        Ok(())
+        ))
     }
 }

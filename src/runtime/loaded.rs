@@ -1,0 +1,186 @@
+//! A model of the store, ready to answer: weights, tokenizer, template and parameters together.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mdl_kernels::map::Map;
+
+use super::backend::cpu::CpuOptions;
+use super::engine::{Model, Session, SessionOptions};
+use super::generate::{Done, Limits, Outcome, Receiver, generate};
+use super::options::GenerateOptions;
+use super::sampler::{Sampler, StopMatcher};
+use super::weights::{Bytes, Tensor};
+use crate::diagnostic::{Diagnostic, Result};
+use crate::families;
+use crate::ir::{Expr, Module, Prompt};
+use crate::prompt::{self, ChatMessage, ChatRequest, SpecialTokens, Template};
+use crate::tokenizer::{EncodeOptions, Tokenizer, Utf8Stream};
+
+/// A model that can answer.
+pub struct Loaded {
+    /// The weights.
+    pub model: Model,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    template: Template,
+    special: SpecialTokens,
+    prompt: Prompt,
+}
+
+impl Loaded {
+    /// Maps the files of a module whose tensors are all as they are in their files.
+    ///
+    /// # Errors
+    /// A file cannot be mapped, the family is not known, or the model is not complete.
+    pub fn open(module: &Module, threads: Option<usize>) -> Result<Loaded> {
+        let family = families::by_architecture(module.architecture().unwrap_or(""))?;
+        let spec = (family.spec)(&module.metadata, &|name| module.tensor(name).is_some())?;
+        let tokenizer = Tokenizer::from_metadata(&module.metadata)?;
+        let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).map(str::to_owned);
+        let special = SpecialTokens { bos: text(tokenizer.bos()), eos: text(tokenizer.eos()) };
+        let template = Template::choose(
+            module.prompt.template.as_deref(),
+            module.metadata.str("tokenizer.chat_template"),
+            prompt::Limits::default(),
+        )?;
+        let options = CpuOptions { threads, level: None };
+        let model = Model::load(spec, tensors(module)?, &options)?;
+        Ok(Loaded { model, tokenizer, template, special, prompt: module.prompt.clone() })
+    }
+
+    /// The text that the model reads for a conversation: its own SYSTEM and MESSAGEs first.
+    ///
+    /// # Errors
+    /// The template fails.
+    pub fn render(&self, messages: &[ChatMessage]) -> Result<String> {
+        let messages = prompt::conversation(&self.prompt, messages);
+        self.template.render(&ChatRequest::new(&messages), &self.special)
+    }
+
+    /// The tokens of a rendered conversation; BOS is there once.
+    pub fn tokens(&self, text: &str) -> Vec<u32> {
+        let options = EncodeOptions { add_special: !self.special.begin(text), parse_special: true };
+        self.tokenizer.encode(text, options)
+    }
+
+    /// A session with an empty context.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn session(&self, options: &GenerateOptions) -> Result<Session> {
+        let context = options.context(self.model.spec().context_length as u64) as usize;
+        let columns = options.num_batch.min(context);
+        self.model.session(&SessionOptions { context, columns, ..SessionOptions::default() })
+    }
+
+    /// Reads `prompt` and gives each piece of the answer to `write` as soon as it is whole characters and
+    /// no part of a stop text. Ends early once `cancelled` is set.
+    ///
+    /// # Errors
+    /// The prompt does not fit, the model computes what is no number, or `write` fails.
+    pub fn generate(
+        &self,
+        session: &mut Session,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        cancelled: &AtomicBool,
+        write: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<Outcome> {
+        let mut sampler = Sampler::new(&options.sampler)?;
+        let limits =
+            Limits { num_predict: options.num_predict, num_keep: options.num_keep, shift: true };
+        let mut receiver = Text {
+            tokenizer: &self.tokenizer,
+            characters: Utf8Stream::new(),
+            stop: StopMatcher::new(&options.stop),
+            stopped: false,
+            cancelled,
+            write,
+        };
+        let outcome = generate(session, prompt, &mut sampler, &limits, &mut receiver)?;
+        receiver.finish()?;
+        Ok(outcome)
+    }
+}
+
+/// Turns tokens into text for a person.
+struct Text<'a> {
+    tokenizer: &'a Tokenizer,
+    characters: Utf8Stream,
+    stop: StopMatcher,
+    stopped: bool,
+    cancelled: &'a AtomicBool,
+    write: &'a mut dyn FnMut(&str) -> Result<()>,
+}
+
+impl Text<'_> {
+    fn push(&mut self, text: &str) -> Result<()> {
+        let found = self.stop.push(text);
+        self.stopped |= found.stopped;
+        if found.text.is_empty() { Ok(()) } else { (self.write)(&found.text) }
+    }
+
+    /// Writes what was held back.
+    fn finish(&mut self) -> Result<()> {
+        if self.stopped {
+            return Ok(());
+        }
+        let rest = self.characters.finish();
+        self.push(&rest)?;
+        if self.stopped {
+            return Ok(());
+        }
+        let held = self.stop.finish();
+        if held.is_empty() { Ok(()) } else { (self.write)(&held) }
+    }
+}
+
+impl Receiver for Text<'_> {
+    fn is_end(&self, token: u32) -> bool {
+        self.tokenizer.is_end_of_generation(token)
+    }
+
+    fn token(&mut self, token: u32) -> Result<ControlFlow<Done>> {
+        let text = self.characters.push(self.tokenizer.decode_bytes(token));
+        self.push(&text)?;
+        Ok(match (self.stopped, self.is_cancelled()) {
+            (true, _) => ControlFlow::Break(Done::Stop),
+            (_, true) => ControlFlow::Break(Done::Cancelled),
+            _ => ControlFlow::Continue(()),
+        })
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// The tensors of a module as ranges of its files.
+fn tensors(module: &Module) -> Result<Vec<Tensor>> {
+    let mut maps = Vec::with_capacity(module.files.len());
+    for source in &module.files {
+        maps.push(Arc::new(map(&source.path)?));
+    }
+    let mut tensors = Vec::with_capacity(module.tensors.len());
+    for tensor in &module.tensors {
+        let Expr::Load { file, offset, len, dtype, shape } = &tensor.expr else {
+            let message = format!("tensor `{}` is not built yet", tensor.name);
+            return Err(Diagnostic::error(message).help("run `mdl build` first").into());
+        };
+        let range = usize::try_from(*offset).ok().zip(usize::try_from(offset.saturating_add(*len)).ok());
+        let bytes = maps.get(file.0).zip(range).and_then(|(map, (start, end))| Bytes::mapped(map, start..end));
+        let bytes = bytes.ok_or_else(|| {
+            Diagnostic::error(format!("tensor `{}` is not within its file", tensor.name)).code("tensor-range")
+        })?;
+        tensors.push(Tensor { name: tensor.name.clone(), shape: shape.clone(), ty: *dtype, bytes });
+    }
+    Ok(tensors)
+}
+
+fn map(path: &Path) -> Result<Map> {
+    let file = std::fs::File::open(path).map_err(|e| Diagnostic::io("open", path, &e))?;
+    Map::new(&file).map_err(|e| Diagnostic::io("map", path, &e).into())
+}

@@ -1,0 +1,45 @@
+//! Opens a model of the store to be run: what is mapped is what its digest says.
+
+use crate::diagnostic::{Diagnostic, Result};
+use crate::ir::Module;
+use crate::passes::{resolve, verify};
+use crate::store::{Digest, Store, Stored, media};
+use crate::world::{SystemWorld, World as _};
+
+/// A model as a module, after a look at its blobs. A blob is hashed the first time, and again when its
+/// file's size, time or identity has changed.
+///
+/// # Errors
+/// A blob is damaged or missing, or the model is not complete.
+pub fn open(store: &Store, model: &Stored) -> Result<Module> {
+    for layer in model.manifest.layers_of(media::MODEL) {
+        check_blob(store, model, &layer.digest)?;
+    }
+    let module = resolve::open_stored(&SystemWorld, store, model)?;
+    verify::structure(&module)?;
+    verify::family(&module)?;
+    Ok(module)
+}
+
+fn check_blob(store: &Store, model: &Stored, digest: &Digest) -> Result<()> {
+    let path = store.blob_path(digest);
+    let failed = |e: &std::io::Error| Diagnostic::io("read", &path, e);
+    let canonical = SystemWorld.canonical(&path).map_err(|e| failed(&e))?;
+    let stamp = SystemWorld.stamp(&canonical).map_err(|e| failed(&e))?;
+    let cache = store.cache();
+    if cache.digest_of(&canonical, &stamp).as_ref() == Some(digest) {
+        return Ok(());
+    }
+    let file = std::fs::File::open(&path).map_err(|e| failed(&e))?;
+    let found = Digest::of_reader(file, &|_| {}).map_err(|e| failed(&e))?;
+    if found != *digest {
+        return Err(Diagnostic::error(format!("the weights of `{}` are damaged: the blob {digest} has other bytes", model.name))
+            .code("damaged-blob")
+            .help("run `mdl verify`, then build or pull the model again")
+            .into());
+    }
+    if SystemWorld.stamp(&canonical).ok().as_ref() == Some(&stamp) {
+        cache.remember_digest(&canonical, &stamp, digest);
+    }
+    Ok(())
+}
