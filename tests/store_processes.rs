@@ -34,11 +34,16 @@ fn child() {
     let store = Store::open(std::env::var(ROOT).unwrap()).unwrap();
     let seed = std::env::var(SEED).unwrap().parse().unwrap();
     match task.as_str() {
-        "churn" => churn(&store, seed, 60),
+        "churn" => churn(&store, seed, operations()),
         "publish" => publish_for_ever(&store, seed),
         "hold" => hold(&store),
         _ => panic!("{task}"),
     }
+}
+
+/// How many operations each process and thread does: few, unless more are asked for.
+fn operations() -> u64 {
+    std::env::var("MDL_TEST_STORE_OPERATIONS").map_or(60, |n| n.parse().unwrap())
 }
 
 /// Marsaglia's xorshift64.
@@ -130,8 +135,11 @@ fn hold(store: &Store) {
     std::thread::sleep(Duration::from_secs(60));
 }
 
+/// A store in memory where there is such a place: then the processes wait for each other rather
+/// than for the disk.
 fn store() -> (tempfile::TempDir, Store) {
-    let dir = tempfile::tempdir().unwrap();
+    let memory = std::path::Path::new("/dev/shm");
+    let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let store = Store::open(dir.path().join("models")).unwrap();
     (dir, store)
 }
@@ -154,7 +162,7 @@ fn many_processes_lose_nothing() {
     std::thread::scope(|scope| {
         for seed in 5..=6 {
             let store = &store;
-            scope.spawn(move || churn(store, seed, 60));
+            scope.spawn(move || churn(store, seed, operations()));
         }
     });
     for child in children {
@@ -177,6 +185,36 @@ fn many_processes_lose_nothing() {
     // No name has two spellings.
     let names: std::collections::BTreeSet<_> = store.list().unwrap().into_iter().map(|e| e.name).collect();
     assert_eq!(names.len(), store.list().unwrap().len());
+}
+
+/// Directories of names are made, and pruned, by several at once.
+#[test]
+fn one_name_has_one_spelling_and_its_directories_do_not_vanish() {
+    let (_dir, store) = store();
+    let contents = [b"weights".to_vec()];
+    publish(&store.writer().unwrap(), &Name::parse("seed").unwrap(), &contents);
+    let barrier = std::sync::Barrier::new(4);
+    std::thread::scope(|scope| {
+        for spelling in ["Name/Space:Tag", "name/space:tag", "NAME/SPACE:TAG", "nAME/sPACE:tAG"] {
+            let (store, barrier, contents) = (&store, &barrier, &contents);
+            scope.spawn(move || {
+                let name = Name::parse(spelling).unwrap();
+                for _ in 0..25 {
+                    let writer = store.writer().unwrap();
+                    barrier.wait();
+                    publish(&writer, &name, contents);
+                    drop(writer);
+                    barrier.wait();
+                    assert_eq!(store.list().unwrap().len(), 2);
+                    barrier.wait();
+                    // One of them removes it, the others find nothing.
+                    if let Err(Errors(errors)) = store.remove(&name) {
+                        assert_eq!(errors[0].code, "unknown-model");
+                    }
+                }
+            });
+        }
+    });
 }
 
 #[test]

@@ -172,21 +172,19 @@ mod tests {
     #[test]
     fn a_new_file_is_never_taken_for_a_dead_one() {
         let dir = tempfile::tempdir().unwrap();
-        let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    remove_dead(dir.path(), OTHER, false).unwrap();
+            let maker = scope.spawn(|| {
+                for i in 0..500 {
+                    let to = dir.path().join(format!("n{i}"));
+                    let mut temp = Temp::create(dir.path(), OTHER).unwrap();
+                    temp.write_all(b"x").unwrap();
+                    temp.rename(&to).unwrap();
+                    assert!(to.exists());
                 }
             });
-            for i in 0..500 {
-                let to = dir.path().join(format!("n{i}"));
-                let mut temp = Temp::create(dir.path(), OTHER).unwrap();
-                temp.write_all(b"x").unwrap();
-                temp.rename(&to).unwrap();
-                assert!(to.exists());
+            while !maker.is_finished() {
+                remove_dead(dir.path(), OTHER, false).unwrap();
             }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
     }
 }
