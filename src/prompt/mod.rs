@@ -1,5 +1,20 @@
 //! From messages to the text a model reads: Go templates, Jinja, chat rendering.
+//!
+//! [`Template::choose`] picks a model's template and [`Template::render`] turns a [`ChatRequest`]
+//! into text. A template is hostile input: what it may cost is bounded by [`Limits`], and it can
+//! reach nothing but its arguments.
 
+mod chat;
+mod go;
+mod go_values;
 pub mod gotemplate;
+mod jinja;
+mod jinja_values;
 pub mod limits;
+mod python;
 mod thread;
+
+pub use chat::{ChatMessage, ChatRequest, SpecialTokens, Template, Think, ToolCall, conversation};
+pub use go::GoTemplate;
+pub use jinja::JinjaTemplate;
+pub use limits::Limits;

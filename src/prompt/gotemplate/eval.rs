@@ -15,6 +15,15 @@ use super::parse::budget;
 use super::text::Text;
 use super::value::Value;
 
+/// What executions have taken from their common budgets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    /// Steps.
+    steps: u64,
+    /// Bytes of text.
+    bytes: usize,
+}
+
 /// Executes the template named `""` on `data`.
 ///
 /// # Errors
@@ -25,21 +34,24 @@ pub fn execute(
     data: &Value,
     today: Date,
     limits: &Limits,
+    spent: &mut Spent,
 ) -> Result<String> {
     let mut run = Run {
         source,
         templates,
         limits,
         today,
-        out: Text::new(limits.output_bytes),
+        out: Text::new(limits.output_bytes.saturating_sub(spent.bytes)),
         made: 0,
-        fuel: limits.fuel,
+        fuel: limits.fuel.saturating_sub(spent.steps),
         depth: 0,
         variables: vec![("$".into(), data.clone())],
     };
     if let Some(root) = templates.get("") {
         run.list(root, data)?;
     }
+    spent.steps = limits.fuel - run.fuel;
+    spent.bytes = limits.output_bytes - run.room();
     Ok(run.out.into_string())
 }
 

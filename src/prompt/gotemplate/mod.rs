@@ -28,6 +28,7 @@ use crate::diagnostic::{Result, Source};
 use super::limits::Limits;
 use super::thread::on_own_stack;
 
+pub use eval::Spent;
 pub use functions::function_names;
 pub use value::Value;
 
@@ -74,8 +75,15 @@ impl Template {
     /// # Errors
     /// The template asks for what cannot be done, or exceeds a budget; the diagnostic has the place.
     pub fn execute(&self, data: &Value, today: Date) -> Result<String> {
-        on_own_stack(self.limits.stack_bytes, || {
-            eval::execute(&self.source, &self.templates, data, today, &self.limits)
-        })
+        on_own_stack(self.limits.stack_bytes, || self.execute_here(data, today, &mut Spent::default()))
+    }
+
+    /// As [`Template::execute`], on the present thread, which must have the stack that the limits
+    /// name. What is `spent` already counts against the budgets.
+    ///
+    /// # Errors
+    /// See [`Template::execute`].
+    pub fn execute_here(&self, data: &Value, today: Date, spent: &mut Spent) -> Result<String> {
+        eval::execute(&self.source, &self.templates, data, today, &self.limits, spent)
     }
 }

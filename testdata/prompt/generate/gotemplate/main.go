@@ -1,7 +1,7 @@
 // Fills in what Go's text/template makes of every case of a fixture file: its output, or that it
 // fails. Run with a Go of at least 1.24:
 //
-//	go run testdata/prompt/generate/gotemplate.go testdata/prompt/gotemplate/cases.json
+//	go run testdata/prompt/generate/gotemplate/main.go testdata/prompt/gotemplate/cases.json
 package main
 
 import (

@@ -1,0 +1,251 @@
+//! Chat templates in Jinja, in the environment that Hugging Face's transformers gives them:
+//! `trim_blocks`, `lstrip_blocks`, loop controls, `tojson`, `raise_exception`, `strftime_now`, and
+//! Python's methods of strings, lists and dicts.
+//!
+//! There is no loader: a template cannot include or import anything.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::civil::DateTime;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Error, ErrorKind, Value};
+
+use crate::diagnostic::{Diagnostic, Errors, Result, Source, Span};
+
+use super::chat::{ChatRequest, SpecialTokens};
+use super::jinja_values;
+use super::limits::Limits;
+use super::python;
+use super::thread::on_own_stack;
+
+/// The name the template has in its environment.
+const NAME: &str = "chat_template";
+
+/// A parsed chat template.
+#[derive(Debug)]
+pub struct JinjaTemplate {
+    source: Arc<Source>,
+    environment: Environment<'static>,
+    limits: Limits,
+}
+
+impl JinjaTemplate {
+    /// Reads a template; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// The text is not a Jinja template, or exceeds `limits`.
+    pub fn parse(name: &str, text: &str, limits: Limits) -> Result<JinjaTemplate> {
+        if text.len() > limits.source_bytes {
+            let message =
+                format!("the template has {} bytes; its source may have {}", text.len(), limits.source_bytes);
+            return Err(Diagnostic::error(message).code("template-budget").into());
+        }
+        let source = Arc::new(Source { name: name.to_owned(), text: text.to_owned() });
+        let mut environment = environment(&limits)?;
+        let text = without_generation_tags(text).into_owned();
+        let environment = on_own_stack(limits.stack_bytes, || {
+            environment.add_template_owned(NAME, text).map_err(|e| explain(&source, &e, &limits))?;
+            Ok(environment)
+        })?;
+        Ok(JinjaTemplate { source, environment, limits })
+    }
+
+    /// The text it was read from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// True when the template seems to have a place for tools.
+    pub fn mentions_tools(&self) -> bool {
+        self.source.text.contains("tools") || self.source.text.contains("tool_call")
+    }
+
+    /// The text of a conversation.
+    ///
+    /// # Errors
+    /// The template fails, raises an exception of its own, or exceeds a budget.
+    pub fn render(&self, request: &ChatRequest<'_>, tokens: &SpecialTokens) -> Result<String> {
+        on_own_stack(self.limits.stack_bytes, || {
+            self.render_variables(jinja_values::context(request, tokens, self.limits.nesting)?, request.now)
+        })
+    }
+
+    /// Renders on the present thread.
+    fn render_variables(&self, mut variables: Vec<(String, Value)>, now: DateTime) -> Result<String> {
+        let strftime_now = Value::from_function(move |format: &str| strftime(now, format));
+        variables.push(("strftime_now".to_owned(), strftime_now));
+        let template = self.environment.get_template(NAME);
+        let rendered = template.and_then(|t| t.render(Value::from_pairs(variables)));
+        let text = rendered.map_err(|e| explain(&self.source, &e, &self.limits))?;
+        if text.len() > self.limits.output_bytes {
+            let message = format!("the template makes more than {} bytes of text", self.limits.output_bytes);
+            return Err(Diagnostic::error(message).code("template-budget").into());
+        }
+        Ok(text)
+    }
+
+    /// The names of every function that templates can call besides `strftime_now`.
+    pub fn globals(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.environment.globals().map(|(name, _)| name.to_owned()).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+/// transformers' environment.
+fn environment(limits: &Limits) -> Result<Environment<'static>> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let syntax = syntax.map_err(|e| Diagnostic::error(format!("the template syntax cannot be set: {e}")))?;
+    environment.set_syntax(syntax);
+    environment.set_fuel(Some(limits.fuel));
+    environment.set_debug(true);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", python::tojson);
+    environment.add_function("raise_exception", raise_exception);
+    // It prints what the engine holds, which is nobody's business.
+    environment.remove_global("debug");
+    Ok(environment)
+}
+
+/// What a template says against a conversation.
+#[derive(Debug)]
+struct Raised;
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("raise_exception was called")
+    }
+}
+
+impl std::error::Error for Raised {}
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
+}
+
+fn strftime(now: DateTime, format: &str) -> Result<String, Error> {
+    jiff::fmt::strtime::format(format, now)
+        .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("cannot format the time: {e}")))
+}
+
+/// `{% generation %}` marks what a trainer learns from and prints nothing: it becomes a condition
+/// that always holds, of the same length, so that places stay what they are.
+fn without_generation_tags(text: &str) -> Cow<'_, str> {
+    if !text.contains("generation") {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("{%") {
+        let tag_start = at + 2;
+        let inside = rest[tag_start..].trim_start_matches(['-', '+']).trim_start();
+        let inside_at = rest.len() - inside.len();
+        out.push_str(&rest[..inside_at]);
+        rest = inside;
+        for (word, replacement) in [("endgeneration", "endif        "), ("generation", "if true   ")] {
+            if let Some(after) = rest.strip_prefix(word)
+                && after.trim_start().trim_start_matches(['-', '+']).starts_with("%}")
+            {
+                out.push_str(replacement);
+                rest = after;
+                break;
+            }
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+/// The engine's error for a person.
+fn explain(source: &Arc<Source>, error: &Error, limits: &Limits) -> Errors {
+    let (mut root, mut raised) = (error, false);
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        raised |= cause.is::<Raised>();
+        if let Some(cause) = cause.downcast_ref::<Error>() {
+            root = cause;
+        }
+        next = cause.source();
+    }
+    let detail = root.detail().map(str::to_owned);
+    let diagnostic = match root.kind() {
+        ErrorKind::OutOfFuel => {
+            let message = format!("the template takes more than {} steps", limits.fuel);
+            Diagnostic::error(message)
+                .code("template-budget")
+                .help("it loops too much, or makes too much text: each 64 bytes count as a step")
+        }
+        _ if raised => {
+            let said = detail.unwrap_or_default();
+            Diagnostic::error(format!("the template does not take this conversation: {said}")).code("template-raised")
+        }
+        ErrorKind::SyntaxError => {
+            Diagnostic::error(detail.unwrap_or_else(|| root.kind().to_string())).code("template-syntax")
+        }
+        kind => {
+            let message = match detail {
+                Some(detail) => format!("{kind}: {detail}"),
+                None => kind.to_string(),
+            };
+            Diagnostic::error(message).code("template-execution")
+        }
+    };
+    match range(source, root).or_else(|| range(source, error)) {
+        Some(range) => diagnostic.at(&Span { source: source.clone(), range }).into(),
+        None => diagnostic.into(),
+    }
+}
+
+/// Where an error is: its bytes where the engine has them, else its line.
+fn range(source: &Source, error: &Error) -> Option<std::ops::Range<usize>> {
+    let text = &source.text;
+    if let Some(range) = error.range()
+        && text.get(range.clone()).is_some()
+    {
+        return Some(range);
+    }
+    let line = error.line()?;
+    let start = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum::<usize>();
+    let length = text[start..].find('\n').unwrap_or(text.len() - start);
+    Some(start..start + length)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::datetime;
+    use minijinja::value::Serde;
+    use serde_json::Value as Json;
+
+    use super::*;
+
+    fn render(template: &str, data: &Json) -> Result<String, String> {
+        let variables = data.as_object().unwrap().iter().map(|(k, v)| (k.clone(), Value::from(Serde(v))));
+        JinjaTemplate::parse("template", template, Limits::DEFAULT)
+            .and_then(|t| t.render_variables(variables.collect(), datetime(2026, 11, 24, 13, 5, 9, 0)))
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn snippets_come_out_as_jinja2_has_them() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/prompt/jinja/snippets.json");
+        let fixture: Json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let mut wrong = Vec::new();
+        for case in fixture["cases"].as_array().unwrap() {
+            let template = case["template"].as_str().unwrap();
+            let got = render(template, &fixture["data"]);
+            match (case.get("output").and_then(Json::as_str), &got) {
+                (Some(expected), Ok(text)) if expected == text => {}
+                (None, Err(_)) => {}
+                (Some(expected), got) => {
+                    wrong.push(format!("{template}\n  jinja2: {expected:?}\n  mdl:    {got:?}"));
+                }
+                (None, Ok(text)) => wrong.push(format!("{template}\n  jinja2: {}\n  mdl:    {text:?}", case["error"])),
+            }
+        }
+        assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    }
+}
