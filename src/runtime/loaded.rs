@@ -119,7 +119,7 @@ struct Text<'a> {
 impl Text<'_> {
     fn push(&mut self, text: &str) -> Result<()> {
         let found = self.stop.push(text);
-        self.stopped |= found.stopped;
+        self.stopped |= found.stop.is_some();
         if found.text.is_empty() { Ok(()) } else { (self.write)(&found.text) }
     }
 
@@ -181,6 +181,6 @@ fn tensors(module: &Module) -> Result<Vec<Tensor>> {
 }
 
 fn map(path: &Path) -> Result<Map> {
-    let file = std::fs::File::open(path).map_err(|e| Diagnostic::io("open", path, &e))?;
-    Map::new(&file).map_err(|e| Diagnostic::io("map", path, &e).into())
+
+    Map::open(path).map_err(|e| Diagnostic::io("map", path, &e).into())
 }

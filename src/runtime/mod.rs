@@ -1,3 +1,35 @@
-//! Executes a model: program, engine, KV cache, sampler.
+//! Executes a compiled model: a step is a program.
+//!
+//! A [`DecoderSpec`](crate::families::spec::DecoderSpec) and a table of tensors are lowered once, when
+//! the model is loaded, to a flat list of operations over buffers of known size ([`program`]). A
+//! [`backend`] executes it; prefill and decode run the same program with more or fewer columns.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`weights`] | the tensors of a model, checked as they are taken |
+//! | [`program`] | lowering, fusion, and the memory a context takes |
+//! | [`backend`] | who executes a program: the CPU |
+//! | [`kv`] | the shape of the KV cache |
+//! | [`sampler`] | chooses tokens, finds stop texts |
+//! | [`options`] | what PARAMETER says about a generation |
+//! | [`stored`], [`loaded`] | a model of the store, opened and ready to answer |
+//! | [`engine`] | [`Model`](engine::Model) and [`Session`](engine::Session) |
+//! | [`generate`] | the loop from prompt to tokens |
+//! | [`perplexity`] | how well a model predicts a text |
 
+pub mod loaded;
+pub mod stored;
+pub mod options;
 pub mod sampler;
+pub mod generate;
+pub mod perplexity;
+pub mod engine;
+pub mod backend;
+pub mod program;
+mod fuse;
+mod lower;
+pub mod kv;
+pub mod weights;
+
+#[cfg(test)]
+mod testing;

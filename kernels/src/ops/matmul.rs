@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::activation::{ActivationBlock, BLOCK};
 use super::matmul_float;
 use super::on_level;
-use super::panel::Panel;
+pub use super::panel::Panel;
 use super::simd::{LANES, Simd};
 use super::unpack::{Format, with_format};
 use crate::{Level, TensorType};

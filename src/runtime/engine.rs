@@ -1,0 +1,471 @@
+//! A loaded model, and sessions that feed it tokens.
+
+use std::sync::Arc;
+
+use super::backend::cpu::{Cpu, CpuOptions};
+use super::backend::{Backend, Column, State};
+use super::kv::{KvType, Shift};
+use super::program::{Memory, Program, Room};
+use super::weights::{Tensor, Tensors};
+use crate::diagnostic::{Diagnostic, Result};
+use crate::families::spec::DecoderSpec;
+
+/// A model that is ready to run. Any number of sessions share it.
+#[derive(Clone)]
+pub struct Model {
+    backend: Arc<dyn Backend>,
+}
+
+/// What a session has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Positions (`num_ctx`).
+    pub context: usize,
+    /// Tokens of a step at most: a longer prompt is read in several (`num_batch`).
+    pub columns: usize,
+    /// Logits of a step at most; 1 to generate, more for [`Session::logits_all`].
+    pub outputs: usize,
+    /// How keys and values are stored.
+    pub kv: KvType,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        SessionOptions { context: 4096, columns: 256, outputs: 1, kv: KvType::F16 }
+    }
+}
+
+impl SessionOptions {
+    fn room(&self) -> Room {
+        let context = self.context.max(1);
+        let columns = self.columns.clamp(1, context);
+        Room { context, columns, outputs: self.outputs.clamp(1, columns), kv: self.kv }
+    }
+}
+
+impl Model {
+    /// Lowers `spec` and its tensors for the CPU.
+    ///
+    /// # Errors
+    /// See [`Program::lower`]; or the system refuses threads.
+    pub fn load(
+        spec: DecoderSpec,
+        tensors: impl IntoIterator<Item = Tensor>,
+        options: &CpuOptions,
+    ) -> Result<Model> {
+        let program = Program::lower(spec, Tensors::new(tensors)?)?;
+        Ok(Model::on(Arc::new(Cpu::new(program, options)?)))
+    }
+
+    /// The model that a backend holds.
+    pub fn on(backend: Arc<dyn Backend>) -> Model {
+        Model { backend }
+    }
+
+    /// What the model computes.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.backend.program().spec
+    }
+
+    /// How.
+    pub fn program(&self) -> &Program {
+        self.backend.program()
+    }
+
+    /// The memory that a session takes beside the weights, known before it is made.
+    pub fn memory(&self, options: &SessionOptions) -> Memory {
+        let room = options.room();
+        let memory = self.program().memory(&room);
+        let scratch = self.backend.scratch_bytes(&room);
+        Memory { buffers: memory.buffers.saturating_add(scratch), ..memory }
+    }
+
+    /// A session with an empty context.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn session(&self, options: &SessionOptions) -> Result<Session> {
+        let room = options.room();
+        let state = self.backend.state(&room)?;
+        Ok(Session { model: self.clone(), room, state, tokens: Vec::new(), columns: Vec::new() })
+    }
+}
+
+/// One sequence of tokens and what the model remembers of it.
+pub struct Session {
+    model: Model,
+    room: Room,
+    state: Box<dyn State>,
+    /// What the cache holds, position by position.
+    tokens: Vec<u32>,
+    columns: Vec<Column>,
+}
+
+impl Session {
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Positions there is room for.
+    pub fn context(&self) -> usize {
+        self.room.context
+    }
+
+    /// The tokens in the context.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Forgets every token from position `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+    }
+
+    /// Makes `tokens` the context and returns the logits after the last. A prefix that is in the
+    /// context already is not computed again.
+    ///
+    /// # Errors
+    /// There are no tokens, more than the context holds, or one the model does not have; the model
+    /// computes values that are not finite.
+    pub fn prefill(&mut self, tokens: &[u32]) -> Result<&mut [f32]> {
+        self.reuse(tokens);
+        let from = self.tokens.len();
+        self.extend(&tokens[from..])
+    }
+
+    /// Keeps the longest common prefix of the context and `tokens`, short of the last of them, whose
+    /// logits are still to be computed. Returns its length.
+    pub fn reuse(&mut self, tokens: &[u32]) -> usize {
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        self.truncate(common.min(tokens.len().saturating_sub(1)));
+        self.tokens.len()
+    }
+
+    /// Adds one token and returns the logits after it.
+    ///
+    /// # Errors
+    /// As [`Session::extend`].
+    pub fn decode(&mut self, token: u32) -> Result<&mut [f32]> {
+        self.extend(&[token])
+    }
+
+    /// Adds `tokens`, in steps of as many as there is room for, and returns the logits after the
+    /// last. After an error the context holds the tokens of the steps before it.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn extend(&mut self, tokens: &[u32]) -> Result<&mut [f32]> {
+        self.check_fit(tokens)?;
+        let mut rest = tokens;
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(self.room.columns));
+            let last = [now.len() - 1];
+            self.step(now, if later.is_empty() { &last } else { &[] })?;
+            rest = later;
+            if rest.is_empty() {
+                return Ok(self.state.logits(0));
+            }
+        }
+    }
+
+    /// Adds `tokens` in steps of at most `columns` and calls `between` after each step but the last;
+    /// false from it ends early with `None`.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    pub fn extend_while(
+        &mut self,
+        tokens: &[u32],
+        mut between: impl FnMut() -> bool,
+    ) -> Result<Option<&mut [f32]>> {
+        self.check_fit(tokens)?;
+        let mut rest = tokens;
+        while rest.len() > self.room.columns {
+            let (now, later) = rest.split_at(self.room.columns);
+            self.step(now, &[])?;
+            rest = later;
+            if !between() {
+                return Ok(None);
+            }
+        }
+        self.extend(rest).map(Some)
+    }
+
+    /// Adds `tokens` and gives `each` the logits after every one, by its position.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`], or that of `each`.
+    pub fn logits_all(
+        &mut self,
+        tokens: &[u32],
+        mut each: impl FnMut(usize, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.check_fit(tokens)?;
+        let all: Vec<usize> = (0..self.room.outputs).collect();
+        for now in tokens.chunks(self.room.outputs) {
+            let first = self.tokens.len();
+            self.step(now, &all[..now.len()])?;
+            for i in 0..now.len() {
+                each(first + i, self.state.logits(i))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room in a full context: drops the older half of what comes after the first `num_keep`
+    /// tokens. Returns how many were dropped; 0 when `num_keep` leaves nothing to drop.
+    pub fn shift(&mut self, num_keep: usize) -> usize {
+        let Some(shift) = Shift::half(self.tokens.len(), num_keep) else { return 0 };
+        self.state.shift(shift);
+        self.tokens.drain(shift.keep..shift.keep + shift.discard);
+        shift.discard
+    }
+
+    fn check_fit(&self, tokens: &[u32]) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Diagnostic::error("there are no tokens to evaluate").code("empty-prompt").into());
+        }
+        let (held, more) = (self.tokens.len(), tokens.len());
+        if more > self.room.context - held {
+            return Err(Diagnostic::error(format!(
+                "{} tokens do not fit in a context of {}",
+                held + more,
+                self.room.context
+            ))
+            .code("context-full")
+            .help("choose a larger context with `num_ctx`")
+            .into());
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, tokens: &[u32], outputs: &[usize]) -> Result<()> {
+        let first = self.tokens.len();
+        self.columns.clear();
+        let columns = tokens.iter().enumerate();
+        self.columns.extend(columns.map(|(i, token)| Column { token: *token, position: first + i }));
+        self.state.step(&self.columns, outputs)?;
+        self.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use crate::families::spec::*;
+    use mdl_kernels::{Level, TensorType};
+
+    const TOKENS: [u32; 21] = [1, 5, 31, 0, 7, 7, 2, 30, 12, 19, 4, 4, 23, 8, 16, 9, 3, 27, 11, 6, 1];
+
+    fn model(spec: &DecoderSpec, ty: TensorType, threads: usize, level: Level) -> Model {
+        let tensors = testing::tensor_list(spec, &|_| ty);
+        Model::load(spec.clone(), tensors, &CpuOptions { threads: Some(threads), level: Some(level) })
+            .unwrap()
+    }
+
+    fn options(columns: usize) -> SessionOptions {
+        SessionOptions { context: 32, columns, outputs: columns, kv: KvType::F16 }
+    }
+
+    fn all_logits(model: &Model, columns: usize) -> Vec<u32> {
+        let mut bits = Vec::new();
+        let mut session = model.session(&options(columns)).unwrap();
+        session
+            .logits_all(&TOKENS, |_, logits| {
+                bits.extend(logits.iter().map(|v| v.to_bits()));
+                Ok(())
+            })
+            .unwrap();
+        bits
+    }
+
+    /// A spec that uses everything the runtime computes.
+    fn rich() -> DecoderSpec {
+        let mut spec = testing::spec(true);
+        spec.block_count = 2;
+        spec.tied_embeddings = false;
+        spec.embedding_scale = 8.0;
+        spec.residual_scale = 0.5;
+        spec.logit_scale = 0.25;
+        spec.logit_soft_cap = Some(3.0);
+        spec.rope = Rope {
+            kind: RopeKind::Neox,
+            dims: 16,
+            freq_base: 5000.0,
+            scaling: RopeScaling::Linear { factor: 2.0 },
+        };
+        spec.attention.qk_norm = true;
+        spec.attention.soft_cap = Some(20.0);
+        spec.attention.window = Some(Window { size: 5, blocks: vec![true, false] });
+        spec.feed_forward.activation = Activation::GeluTanh;
+        spec
+    }
+
+    /// The same bits whatever the level, the threads and the size of a step.
+    #[test]
+    fn logits_depend_on_nothing_else() {
+        for spec in [testing::spec(false), rich()] {
+            for ty in [TensorType::F32, TensorType::F16, TensorType::Q4_0, TensorType::Q8_0] {
+                let expected = all_logits(&model(&spec, ty, 1, Level::Portable), 1);
+                assert!(expected.iter().any(|b| *b != expected[0]));
+                let check = |level, threads, columns| {
+                    let logits = all_logits(&model(&spec, ty, threads, level), columns);
+                    assert!(logits == expected, "{ty} {level:?}, {threads} threads, {columns} columns");
+                };
+                for level in Level::available() {
+                    for columns in [1, 8, 21] {
+                        check(level, 1, columns);
+                    }
+                }
+                check(Level::current(), 2, 1);
+                check(Level::current(), 3, 8);
+            }
+        }
+    }
+
+    #[test]
+    fn a_kept_prefix_changes_nothing() {
+        let model = model(&rich(), TensorType::Q8_0, 2, Level::current());
+        let mut session = model.session(&options(4)).unwrap();
+        let mut fresh = model.session(&options(4)).unwrap();
+        session.prefill(&TOKENS).unwrap();
+        let mut other = TOKENS;
+        other[9] = 2;
+        assert_eq!(session.reuse(&other), 9);
+        assert_eq!(session.prefill(&other).unwrap(), fresh.prefill(&other).unwrap());
+        // The whole prompt again: its last token is computed again.
+        assert_eq!(session.reuse(&other), other.len() - 1);
+        assert_eq!(session.prefill(&other).unwrap(), fresh.prefill(&other).unwrap());
+        assert_eq!(session.tokens(), other);
+    }
+
+    /// Without rotation a shifted cache of one block is that of the tokens that are left.
+    #[test]
+    fn a_shift_moves_the_cache() {
+        for (kv, rope) in [
+            (KvType::F16, RopeKind::None),
+            (KvType::F32, RopeKind::None),
+            (KvType::F32, RopeKind::Norm),
+            (KvType::F32, RopeKind::Neox),
+        ] {
+            let mut spec = testing::spec(false);
+            spec.rope.kind = rope;
+            let model = model(&spec, TensorType::F32, 2, Level::current());
+            let options = SessionOptions { kv, ..options(8) };
+            let mut shifted = model.session(&options).unwrap();
+            shifted.prefill(&TOKENS[..20]).unwrap();
+            assert_eq!(shifted.shift(3), 9);
+            let left = [&TOKENS[..3], &TOKENS[12..20]].concat();
+            assert_eq!(shifted.tokens(), left);
+            let mut fresh = model.session(&options).unwrap();
+            fresh.prefill(&left).unwrap();
+            let (a, b) = (shifted.decode(2).unwrap(), fresh.decode(2).unwrap());
+            for (a, b) in a.iter().zip(b) {
+                assert!(
+                    (*a - *b).abs() <= if rope == RopeKind::None { 0.0 } else { 1e-4 },
+                    "{rope:?} {a} {b}"
+                );
+            }
+            assert_eq!(fresh.shift(99), 0);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let model = model(&testing::spec(false), TensorType::F32, 1, Level::current());
+        let mut session = model.session(&options(8)).unwrap();
+        let message = |r: Result<&mut [f32]>| r.err().map(|e| e.to_string()).unwrap_or_default();
+        assert_eq!(message(session.extend(&[])), "there are no tokens to evaluate");
+        assert_eq!(message(session.extend(&[0; 33])), "33 tokens do not fit in a context of 32");
+        assert_eq!(message(session.extend(&[32])), "token 32 is beyond the vocabulary of 32");
+        assert!(session.tokens().is_empty());
+        session.extend(&[0; 32]).unwrap();
+        assert_eq!(message(session.decode(0)), "33 tokens do not fit in a context of 32");
+        let huge = SessionOptions { context: usize::MAX / 2, ..options(8) };
+        assert_eq!(model.memory(&huge).kv, u64::MAX);
+        assert!(model.session(&huge).err().unwrap().to_string().contains("no memory for the cache"));
+    }
+
+    #[test]
+    fn memory_is_what_the_buffers_take() {
+        let model = model(&testing::spec(false), TensorType::Q4_0, 1, Level::current());
+        let room = options(8).room();
+        let memory = model.program().memory(&room);
+        assert_eq!(memory.kv, 2 * 32 * 32 * 2);
+        // x, qkv, heads, gate_up, selected, logits as floats; inputs of matrices as blocks.
+        let floats = 64 + 128 + 64 + 192 + 64 + 32;
+        let blocks = (64 + 64 + 96 + 64) / 32;
+        assert_eq!(memory.buffers, 8 * (4 * floats + 40 * blocks));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_named() {
+        let spec = testing::spec(false);
+        let mut tensors = testing::tensor_list(&spec, &|_| TensorType::F32);
+        for tensor in &mut tensors {
+            if tensor.name == "blk.0.ffn_up.weight" {
+                let mut bytes = tensor.bytes.to_vec();
+                bytes[..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+                tensor.bytes = crate::runtime::weights::Bytes::memory(bytes);
+            }
+        }
+        let model = Model::load(spec, tensors, &CpuOptions::default()).unwrap();
+        let error = model.session(&options(4)).unwrap().prefill(&[1, 2]).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "the model computes values that are not finite: first in `gate_up` of block 0, at positions 0 to 1"
+        );
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_refused() {
+        let refused = |change: &dyn Fn(&mut DecoderSpec)| {
+            let mut spec = testing::spec(false);
+            let tensors = testing::tensor_list(&spec, &|_| TensorType::F32);
+            change(&mut spec);
+            Model::load(spec, tensors, &CpuOptions::default())
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default()
+        };
+        let messages = [
+            refused(&|s| s.norm.kind = NormKind::Layer),
+            refused(&|s| s.norm.placement = NormPlacement::PreAndPost),
+            refused(&|s| s.feed_forward.gated = false),
+            refused(&|s| s.feed_forward.activation = Activation::Relu),
+            refused(&|s| {
+                s.feed_forward.experts = Some(Experts { count: 8, used: 2, length: 96, normalised: true });
+            }),
+            refused(&|s| s.rope.scaling = RopeScaling::Factors),
+            refused(&|s| s.rope.dims = 33),
+            refused(&|s| s.attention.head_count_kv = 0),
+            refused(&|s| s.attention.head_count = 1 << 40),
+            refused(&|s| s.norm.epsilon = f32::NAN),
+        ];
+        testing::snapshot("runtime_refusals", &messages.join("\n"));
+    }
+
+    #[test]
+    fn tensors_without_a_place_are_refused() {
+        let with_bias = testing::spec(true);
+        let tensors = testing::tensor_list(&with_bias, &|_| TensorType::F32);
+        let error = Model::load(testing::spec(false), tensors, &CpuOptions::default()).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "tensor `blk.0.attn_q.bias` is there, but the metadata does not ask for it"
+        );
+        let spec = testing::spec(false);
+        let mut tensors = testing::tensor_list(&spec, &|_| TensorType::F32);
+        tensors[0].name = "blk.0.attn_sinks.weight".to_owned();
+        let again = testing::tensor_list(&spec, &|_| TensorType::F32).into_iter().take(1);
+        let error =
+            Model::load(spec, tensors.into_iter().chain(again), &CpuOptions::default()).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "tensor `blk.0.attn_sinks.weight` has no place in a model of architecture `test`"
+        );
+    }
+}

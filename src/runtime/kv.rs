@@ -1,0 +1,150 @@
+//! The shape of the KV cache.
+//!
+//! A block of the model has one plane: a column for each head's keys, then one for each head's
+//! values. Keys lie in groups of sixteen positions, transposed (`[context / 16, key_length, 16]`), values as
+//! they come (`[context, value_length]`), which is how [`mdl_kernels::ops::attention`] reads them.
+
+use mdl_kernels::ops::attention::{KEY_BLOCK, key_index};
+
+use crate::families::spec::DecoderSpec;
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// Half precision.
+    #[default]
+    F16,
+    /// Float32: twice the memory, and nothing is rounded.
+    F32,
+}
+
+impl KvType {
+    /// Bytes of a value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            KvType::F16 => 2,
+            KvType::F32 => 4,
+        }
+    }
+}
+
+/// The layout of one block's plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvLayout {
+    /// Key/value heads.
+    pub heads: usize,
+    /// Values of a key.
+    pub key_length: usize,
+    /// Values of a value.
+    pub value_length: usize,
+    /// Positions there is room for.
+    pub context: usize,
+}
+
+impl KvLayout {
+    /// The layout of a model's cache for `context` positions.
+    pub fn new(spec: &DecoderSpec, context: usize) -> KvLayout {
+        let attention = &spec.attention;
+        KvLayout {
+            heads: attention.head_count_kv,
+            key_length: attention.key_length,
+            value_length: attention.value_length,
+            context,
+        }
+    }
+
+    /// Columns of the plane.
+    pub fn columns(&self) -> usize {
+        2 * self.heads
+    }
+
+    /// Values of a column; `None` when the number does not fit.
+    pub fn width(&self) -> Option<usize> {
+        let context = self.context.checked_next_multiple_of(KEY_BLOCK)?;
+        context.checked_mul(self.key_length.max(self.value_length))
+    }
+
+    /// Bytes of a block's plane; `None` when the number does not fit.
+    pub fn bytes(&self, kv: KvType) -> Option<usize> {
+        self.width()?.checked_mul(self.columns())?.checked_mul(kv.bytes())
+    }
+
+    /// Writes the key of `position` into a head's column.
+    pub fn put_key<T: Copy>(&self, column: &mut [T], position: usize, key: &[T]) {
+        for (i, v) in key.iter().enumerate() {
+            column[key_index(position, i, self.key_length)] = *v;
+        }
+    }
+
+    /// Reads the key of `position` from a head's column.
+    pub fn get_key<T: Copy>(&self, column: &[T], position: usize, key: &mut [T]) {
+        for (i, v) in key.iter_mut().enumerate() {
+            *v = column[key_index(position, i, self.key_length)];
+        }
+    }
+
+    /// Writes the value of `position` into a head's column.
+    pub fn put_value<T: Copy>(&self, column: &mut [T], position: usize, value: &[T]) {
+        column[position * self.value_length..][..self.value_length].copy_from_slice(value);
+    }
+}
+
+/// What a full context drops: positions `keep..keep + discard`; those after move down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shift {
+    /// Positions at the start that stay.
+    pub keep: usize,
+    /// Positions after them that go.
+    pub discard: usize,
+    /// Positions there were.
+    pub len: usize,
+}
+
+impl Shift {
+    /// Drops the older half of what comes after the first `num_keep` positions; `None` when there
+    /// is nothing to drop.
+    pub fn half(len: usize, num_keep: usize) -> Option<Shift> {
+        let keep = num_keep.min(len);
+        let discard = (len - keep).div_ceil(2);
+        (discard > 0).then_some(Shift { keep, discard, len })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_values_come_back() {
+        let layout = KvLayout { heads: 1, key_length: 6, value_length: 4, context: 20 };
+        assert_eq!(layout.width(), Some(32 * 6));
+        assert_eq!(layout.bytes(KvType::F16), Some(2 * 32 * 6 * 2));
+        let mut keys = vec![0u16; 32 * 6];
+        let mut values = vec![0u16; 32 * 6];
+        for p in 0..20u16 {
+            layout.put_key(&mut keys, p.into(), &[p, 100 + p, 200 + p, 300 + p, 400 + p, 500 + p]);
+            layout.put_value(&mut values, p.into(), &[p; 4]);
+        }
+        for p in 0..20u16 {
+            let mut key = [0; 6];
+            layout.get_key(&keys, p.into(), &mut key);
+            assert_eq!(key, [p, 100 + p, 200 + p, 300 + p, 400 + p, 500 + p]);
+            assert_eq!(values[usize::from(p) * 4..][..4], [p; 4]);
+        }
+        // The first value of sixteen keys is one vector.
+        assert_eq!(keys[..16], std::array::from_fn::<u16, 16, _>(|i| i as u16));
+    }
+
+    #[test]
+    fn a_shift_drops_the_older_half() {
+        assert_eq!(Shift::half(10, 4), Some(Shift { keep: 4, discard: 3, len: 10 }));
+        assert_eq!(Shift::half(5, 4), Some(Shift { keep: 4, discard: 1, len: 5 }));
+        assert_eq!(Shift::half(4, 9), None);
+    }
+
+    #[test]
+    fn too_large_a_context_is_no_number() {
+        let layout = KvLayout { heads: 8, key_length: 128, value_length: 128, context: usize::MAX };
+        assert_eq!(layout.bytes(KvType::F32), None);
+    }
+}

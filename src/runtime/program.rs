@@ -1,0 +1,304 @@
+//! A step as a flat list of operations over buffers of known size.
+//!
+//! [`Program::lower`] turns a spec and a model's tensors into the list, then [`super::fuse`] makes
+//! one operation of those that can share a pass over memory. Buffers have a number of columns: one
+//! for each token of a step (`Columns`), or one for each token whose logits are asked for
+//! (`Outputs`).
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use mdl_kernels::ops::activation::{ActivationBlock, BLOCK};
+use mdl_kernels::ops::matmul::takes_blocks;
+use mdl_kernels::ops::rope::Frequencies;
+
+use super::kv::{KvLayout, KvType};
+use super::weights::{Matrix, Tensors};
+use super::{fuse, lower};
+use crate::diagnostic::Result;
+use crate::families::spec::DecoderSpec;
+
+/// The number of a matrix in [`Program::matrices`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixId(pub usize);
+
+/// The number of a vector in [`Program::vectors`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VectorId(pub usize);
+
+/// The number of a buffer in [`Program::buffers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferId(pub usize);
+
+/// How many columns a buffer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// One for each token of the step.
+    Columns,
+    /// One for each token whose logits are asked for.
+    Outputs,
+}
+
+/// What a buffer's values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// Float32.
+    F32,
+    /// Blocks of int8; a value here is one of 32 in a block.
+    Blocks,
+}
+
+/// A buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Its name in a listing.
+    pub name: &'static str,
+    /// Its columns.
+    pub extent: Extent,
+    /// What its values are.
+    pub element: Element,
+    /// Values in a column.
+    pub width: usize,
+}
+
+impl Buffer {
+    /// Bytes of one column.
+    pub fn column_bytes(&self) -> usize {
+        match self.element {
+            Element::F32 => self.width * size_of::<f32>(),
+            Element::Blocks => self.width / BLOCK * size_of::<ActivationBlock>(),
+        }
+    }
+}
+
+/// One operation. Where `out` is a buffer of blocks, the result is quantized.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Op {
+    /// `out = scale * table[token]`.
+    Embed { table: MatrixId, scale: f32, out: BufferId },
+    /// `out = norm(input) * weight`.
+    RmsNorm { input: BufferId, weight: VectorId, out: BufferId },
+    /// `out = blocks of input`.
+    Quantize { input: BufferId, out: BufferId },
+    /// Rows `at..` of `out`: the products of each weight, one after the other, plus a bias each; or
+    /// they are added to `out`.
+    MatMul {
+        input: BufferId,
+        weights: Vec<MatrixId>,
+        bias: Vec<Option<VectorId>>,
+        out: BufferId,
+        at: usize,
+        add: bool,
+    },
+    /// `out[at..] += bias`.
+    Bias { bias: VectorId, out: BufferId, at: usize },
+    /// Keys (normed where asked, and turned) and values of `qkv` to the cache of a block.
+    StoreKv { block: usize, qkv: BufferId, norm: Option<VectorId> },
+    /// `out = attention of the queries of qkv` (normed where asked, and turned) over the cache.
+    Attention { block: usize, qkv: BufferId, norm: Option<VectorId>, window: Option<usize>, out: BufferId },
+    /// `out = activation(first half of input) * second half`.
+    Gate { input: BufferId, out: BufferId },
+    /// `out += scale * input`.
+    Add { input: BufferId, scale: f32, out: BufferId },
+    /// The columns whose logits are asked for.
+    Select { input: BufferId, out: BufferId },
+    /// `out = cap(scale * out)`.
+    ScaleLogits { scale: f32, cap: Option<f32>, out: BufferId },
+}
+
+impl Op {
+    /// Calls `f` with every buffer the operation names.
+    pub(super) fn for_each_buffer(&mut self, mut f: impl FnMut(&mut BufferId)) {
+        match self {
+            Op::Embed { out, .. } | Op::Bias { out, .. } | Op::ScaleLogits { out, .. } => f(out),
+            Op::StoreKv { qkv, .. } => f(qkv),
+            Op::Attention { qkv: input, out, .. }
+            | Op::RmsNorm { input, out, .. }
+            | Op::Quantize { input, out }
+            | Op::MatMul { input, out, .. }
+            | Op::Gate { input, out }
+            | Op::Add { input, out, .. }
+            | Op::Select { input, out } => {
+                f(input);
+                f(out);
+            }
+        }
+    }
+
+    /// The buffer that is written; `None` for the cache.
+    pub fn out(&self) -> Option<BufferId> {
+        match self {
+            Op::StoreKv { .. } => None,
+            Op::Embed { out, .. }
+            | Op::Bias { out, .. }
+            | Op::ScaleLogits { out, .. }
+            | Op::Attention { out, .. }
+            | Op::RmsNorm { out, .. }
+            | Op::Quantize { out, .. }
+            | Op::MatMul { out, .. }
+            | Op::Gate { out, .. }
+            | Op::Add { out, .. }
+            | Op::Select { out, .. } => Some(*out),
+        }
+    }
+
+    /// True when what is in `buffer` matters to the operation.
+    pub fn reads(&self, buffer: BufferId) -> bool {
+        match self {
+            Op::Embed { .. } => false,
+            Op::Bias { out, .. } | Op::ScaleLogits { out, .. } => *out == buffer,
+            Op::StoreKv { qkv, .. } => *qkv == buffer,
+            Op::Add { input, out, .. } => *input == buffer || *out == buffer,
+            // A product at an offset leaves the rest of its output as it is.
+            Op::MatMul { input, out, at, add, .. } => {
+                *input == buffer || (*out == buffer && (*add || *at > 0))
+            }
+            Op::Attention { qkv: input, .. }
+            | Op::RmsNorm { input, .. }
+            | Op::Quantize { input, .. }
+            | Op::Gate { input, .. }
+            | Op::Select { input, .. } => *input == buffer,
+        }
+    }
+}
+
+/// A model's step.
+#[derive(Debug)]
+pub struct Program {
+    /// What it computes.
+    pub spec: DecoderSpec,
+    /// The operations, in order.
+    pub ops: Vec<Op>,
+    /// Where they work.
+    pub buffers: Vec<Buffer>,
+    /// The weights.
+    pub matrices: Vec<Matrix>,
+    /// Norms and biases.
+    pub vectors: Vec<Arc<[f32]>>,
+    /// The angles of rotary positions; `None` without rotation.
+    pub frequencies: Option<Frequencies>,
+    /// Where the logits are after a step.
+    pub logits: BufferId,
+}
+
+/// Bytes that a context takes beside the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Keys and values.
+    pub kv: u64,
+    /// The buffers of a step.
+    pub buffers: u64,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.kv.saturating_add(self.buffers)
+    }
+}
+
+/// How much a session has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Positions of the KV cache.
+    pub context: usize,
+    /// Columns of a step at most.
+    pub columns: usize,
+    /// Columns of a step whose logits are asked for, at most.
+    pub outputs: usize,
+    /// How keys and values are stored.
+    pub kv: KvType,
+}
+
+impl Program {
+    /// Lowers a decoder and its tensors.
+    ///
+    /// # Errors
+    /// The spec asks for something that is not implemented; a tensor is missing, has another shape
+    /// or type, or belongs to nothing.
+    pub fn lower(spec: DecoderSpec, tensors: Tensors) -> Result<Program> {
+        let mut program = lower::lower(spec, tensors)?;
+        fuse::fuse(&mut program);
+        Ok(program)
+    }
+
+    /// The memory that `room` takes, known before anything is allocated.
+    pub fn memory(&self, room: &Room) -> Memory {
+        let layout = KvLayout::new(&self.spec, room.context);
+        let block = layout.bytes(room.kv).map_or(u64::MAX, |b| b as u64);
+        let buffers = self.buffers.iter().map(|buffer| {
+            let columns = match buffer.extent {
+                Extent::Columns => room.columns,
+                Extent::Outputs => room.outputs,
+            };
+            (buffer.column_bytes() as u64).saturating_mul(columns as u64)
+        });
+        Memory {
+            kv: block.saturating_mul(self.spec.block_count as u64),
+            buffers: buffers.fold(0, u64::saturating_add),
+        }
+    }
+
+    /// Bytes of weights that one step reads.
+    pub fn weight_bytes(&self) -> u64 {
+        let ids = self.ops.iter().flat_map(|op| match op {
+            Op::MatMul { weights, .. } => weights.as_slice(),
+            _ => &[],
+        });
+        ids.map(|id| self.matrices[id.0].byte_len() as u64).sum()
+    }
+
+    /// True when matrix `id` is multiplied with blocks.
+    pub fn takes_blocks(&self, id: MatrixId) -> bool {
+        takes_blocks(self.matrices[id.0].tensor_type())
+    }
+
+    /// The list, one operation a line, for people.
+    pub fn listing(&self) -> String {
+        let mut text = String::new();
+        let name = |id: &BufferId| {
+            let buffer = &self.buffers[id.0];
+            let blocks = if buffer.element == Element::Blocks { ".q8" } else { "" };
+            format!("{}{blocks}", buffer.name)
+        };
+        for op in &self.ops {
+            let matrices = |ids: &[MatrixId]| {
+                let each = ids.iter().map(|id| {
+                    let m = &self.matrices[id.0];
+                    format!("{}[{}, {}]", m.tensor_type(), m.rows(), m.cols())
+                });
+                each.collect::<Vec<_>>().join(" ")
+            };
+            let _ = match op {
+                Op::Embed { table, scale, out } => {
+                    writeln!(text, "{} = embed {} x{scale}", name(out), matrices(&[*table]))
+                }
+                Op::RmsNorm { input, out, .. } => writeln!(text, "{} = rms_norm {}", name(out), name(input)),
+                Op::Quantize { input, out } => writeln!(text, "{} = quantize {}", name(out), name(input)),
+                Op::MatMul { input, weights, bias, out, at, add } => {
+                    let sign = if *add { "+=" } else { "=" };
+                    let at = if *at > 0 { format!("[{at}..]") } else { String::new() };
+                    let bias = if bias.iter().any(Option::is_some) { " + bias" } else { "" };
+                    let weights = matrices(weights);
+                    writeln!(text, "{}{at} {sign} matmul {weights} {}{bias}", name(out), name(input))
+                }
+                Op::Bias { out, at, .. } => writeln!(text, "{}[{at}..] += bias", name(out)),
+                Op::StoreKv { block, qkv, norm } => {
+                    let norm = if norm.is_some() { " norm" } else { "" };
+                    writeln!(text, "kv.{block} = store{norm} {}", name(qkv))
+                }
+                Op::Attention { block, qkv, norm, window, out } => {
+                    let norm = if norm.is_some() { " norm" } else { "" };
+                    let window = window.map(|w| format!(" window {w}")).unwrap_or_default();
+                    writeln!(text, "{} = attention{norm}{window} {} kv.{block}", name(out), name(qkv))
+                }
+                Op::Gate { input, out } => writeln!(text, "{} = gate {}", name(out), name(input)),
+                Op::Add { input, scale, out } => writeln!(text, "{} += {} x{scale}", name(out), name(input)),
+                Op::Select { input, out } => writeln!(text, "{} = select {}", name(out), name(input)),
+                Op::ScaleLogits { scale, out, .. } => writeln!(text, "{} = scale x{scale}", name(out)),
+            };
+        }
+        text
+    }
+}
