@@ -1,5 +1,6 @@
 //! The store, as a caller sees it: what is written is read, what is damaged is told, what is
 //! needed stays.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::Write;

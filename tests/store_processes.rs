@@ -2,6 +2,7 @@
 //!
 //! The processes are this test binary itself, called to run the one test `child` with a task in
 //! its environment.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

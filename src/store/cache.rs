@@ -7,6 +7,7 @@
 //! torn or forged to no valid form is a miss, and a failed write is forgotten. An entry is found
 //! only while its blob is in the store with the size it had, and [`Store::gc`] drops the others.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs;
@@ -143,7 +144,7 @@ impl Cache {
         let mut known = HashMap::new();
         let mut paths = files(&self.tensors_dir());
         // Where there are too many, the newest.
-        paths.sort_by(|a, b| b.1.cmp(&a.1));
+        paths.sort_by_key(|p| Reverse(p.1));
         for (path, _) in paths.into_iter().take(BLOBS) {
             let Some(blob) = blob_of(&path) else { continue };
             let Some(entries) = read_entries(&path, &blob) else { continue };

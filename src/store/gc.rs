@@ -54,7 +54,7 @@ impl Store {
     /// Builds are running; a directory cannot be read; the disk does not confirm that the
     /// manifests' removal, on which this relies, is there to stay.
     pub fn gc(&self, how: &Collection) -> Result<Collected> {
-        if !self.root().exists() {
+        if !read::there(self.root())? {
             return Ok(Collected::default());
         }
         self.create()?;

@@ -79,13 +79,13 @@ impl Store {
     ) -> Result<Option<Lock>> {
         let path = self.own_dir().join(name);
         let failed = |e: &io::Error| durable::failed("lock", &path, e);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|e| failed(&e))?;
+        let mut options = File::options();
+        let file = match options.read(true).write(true).create(true).truncate(false).open(&path) {
+            // Another user's file, in a store that several may write to: to lock it, reading is enough.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => File::open(&path),
+            other => other,
+        }
+        .map_err(|e| failed(&e))?;
         let deadline = Instant::now() + wait;
         let mut pause = Duration::from_millis(1);
         loop {

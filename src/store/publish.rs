@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::blob::{self, unconfirmed};
 use super::durable::{self, sync_directory};
 use super::lock::Lock;
-use super::read::read_bytes;
+use super::read::former_bytes;
 use super::temp::{self, Temp};
 use super::{Blob, BlobWriter, Digest, Layer, Manifest, Name, Store, media};
 use crate::diagnostic::Result;
@@ -96,8 +96,7 @@ impl Writer {
         let _manifests = self.store.change_manifests()?;
         let name = self.store.spelling(name)?;
         let path = self.store.manifest_path(&name);
-        // A former manifest that cannot be read had no blobs that anybody could use.
-        let former = read_bytes(&path).ok().flatten();
+        let former = former_bytes(&path)?;
         self.replace(&path, bytes, former.as_deref())?;
         let needed: BTreeSet<Digest> = manifest.blobs().map(|l| l.digest).collect();
         let former = former.and_then(|b| Manifest::parse(&b).ok());

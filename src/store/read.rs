@@ -36,7 +36,7 @@ impl Store {
         let mut dir = self.manifests_dir();
         let mut parts = name.parts().map(str::to_owned);
         for part in &mut parts {
-            if !dir.join(&*part).exists() {
+            if !there(&dir.join(&*part))? {
                 match other_spelling(&dir, part)? {
                     Some(other) => *part = other,
                     None => break,
@@ -129,7 +129,7 @@ impl Store {
 
 /// The bytes of a manifest's file; `None` where there is none.
 pub(super) fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>> {
-    let failed = |e: &io::Error| Diagnostic::from(durable::failed("read the manifest", path, e));
+    let failed = |e: &io::Error| durable::failed("read the manifest", path, e);
     let file = match SystemWorld.open(path) {
         Ok(file) => file,
         Err(e) => match e.kind() {
@@ -153,9 +153,26 @@ pub(super) fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+/// The bytes of a manifest that is to be replaced or removed; `None` if there is none or it cannot
+/// be one.
+pub(super) fn former_bytes(path: &Path) -> Result<Option<Vec<u8>>> {
+    match read_bytes(path) {
+        Err(errors) if errors.0.iter().all(|d| d.code == "invalid-manifest") => Ok(None),
+        other => other,
+    }
+}
+
+/// Whether something is at `path`.
+pub(super) fn there(path: &Path) -> Result<bool> {
+    match path.try_exists() {
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => Ok(false),
+        other => Ok(other.map_err(|e| durable::failed("look at", path, &e))?),
+    }
+}
+
 /// The first entry of `dir` that is `part` in another case.
 fn other_spelling(dir: &Path, part: &str) -> Result<Option<String>> {
-    let failed = |e: io::Error| Diagnostic::from(durable::failed("read the directory", dir, &e));
+    let failed = |e: io::Error| durable::failed("read the directory", dir, &e);
     let entries = match fs::read_dir(dir) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);

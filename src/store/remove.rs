@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use super::durable::{self, sync_directory};
-use super::read::read_bytes;
+use super::read::{former_bytes, there};
 use super::{Collected, Digest, Manifest, Name, Store, blob};
 use crate::diagnostic::{Errors, Result, Severity};
 
@@ -24,7 +24,7 @@ impl Store {
     /// # Errors
     /// There is no such model; the disk refuses or does not confirm, and then the model stays.
     pub fn remove(&self, name: &Name) -> Result<Removed> {
-        if !self.manifest_path(&self.spelling(name)?).exists() {
+        if !there(&self.manifest_path(&self.spelling(name)?))? {
             return Err(self.no_such_model(name).into());
         }
         self.create()?;
@@ -44,7 +44,7 @@ impl Store {
         let _manifests = self.change_manifests()?;
         let name = self.spelling(name)?;
         let path = self.manifest_path(&name);
-        let former = read_bytes(&path).ok().flatten();
+        let former = former_bytes(&path)?;
         match fs::remove_file(&path) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(self.no_such_model(&name).into()),

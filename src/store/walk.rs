@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::read::there;
 use super::{Name, Store, durable};
-use crate::diagnostic::{Diagnostic, Result};
+use crate::diagnostic::Result;
 
 /// A file in the tree.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl Store {
     /// One of them cannot be read.
     pub(super) fn tree(&self) -> Result<Tree> {
         let root = self.manifests_dir();
-        let mut tree = Tree { exists: root.is_dir(), ..Tree::default() };
+        let mut tree = Tree { exists: there(&root)?, ..Tree::default() };
         if tree.exists {
             visit(&root, &mut Vec::new(), &mut tree)?;
             tree.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
@@ -45,7 +46,7 @@ impl Store {
 
 /// Adds what is in `dir`, to which the directories `parts` lead.
 fn visit(dir: &Path, parts: &mut Vec<String>, tree: &mut Tree) -> Result<()> {
-    let failed = |e: io::Error| Diagnostic::from(durable::failed("read the directory", dir, &e));
+    let failed = |e: io::Error| durable::failed("read the directory", dir, &e);
     let entries = match fs::read_dir(dir) {
         // Pruned meanwhile.
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
