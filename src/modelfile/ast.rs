@@ -97,10 +97,10 @@ pub struct Instruction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ItemKind {
     /// A well-formed instruction.
-    Instruction(Instruction),
+    Instruction(Box<Instruction>),
     /// A comment, from `#` to the end of its line.
     Comment,
-    /// A line with nothing on it.
+    /// One or more lines with nothing on them.
     Blank,
     /// Lines that a diagnostic was reported for.
     Error,
@@ -115,7 +115,7 @@ pub struct Item {
     pub range: Range<usize>,
 }
 
-/// A parsed Modelfile: every line of it, comments and blank lines too.
+/// A parsed Modelfile: all that is in it, comments and blank lines too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ast {
     /// The text.
@@ -138,7 +138,7 @@ impl Ast {
     /// The instructions, in order.
     pub fn instructions(&self) -> impl Iterator<Item = &Instruction> {
         self.items.iter().filter_map(|item| match &item.kind {
-            ItemKind::Instruction(instruction) => Some(instruction),
+            ItemKind::Instruction(instruction) => Some(instruction.as_ref()),
             _ => None,
         })
     }

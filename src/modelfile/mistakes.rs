@@ -117,14 +117,15 @@ pub(super) fn starts_with_keyword(line: &str) -> bool {
 }
 
 /// A quote that nothing closes.
-pub(super) fn unclosed_quote(ast: &Ast, keyword: Keyword, open: usize) -> Diagnostic {
+pub(super) fn unclosed_quote(ast: &Ast, keyword: &str, open: usize) -> Diagnostic {
     let rest = ast.source.text.get(open..).unwrap_or("");
     let rest = rest.get(..unclosed_length(rest)).unwrap_or(rest);
     let quote = if rest.starts_with("\"\"\"") { "\"\"\"" } else { "\"" };
-    let d = Diagnostic::error(format!("the `{quote}` of this {keyword} is never closed"))
-        .code("unclosed-quote")
-        .at(&ast.span(&(open..open + quote.len())))
-        .label("opened here");
+    let d =
+        Diagnostic::error(format!("the `{quote}` of this {} is never closed", keyword.to_ascii_uppercase()))
+            .code("unclosed-quote")
+            .at(&ast.span(&(open..open + quote.len())))
+            .label("opened here");
     let inner = rest.get(quote.len()..).unwrap_or("");
     match inner.find(quote) {
         // Text behind the quotes keeps them from closing.

@@ -26,42 +26,70 @@ use crate::ir::Role;
 #[grammar = "../grammar/modelfile.pest"]
 struct Grammar;
 
-/// Unclosed quotes after which the rest is parsed line by line. Each costs one pass over the text
-/// behind it; the bound keeps the whole linear.
-const MAX_PASSES: usize = 8;
+/// Bytes that the grammar is given at a time, to the next line end. The tokens of a parse take many
+/// times the memory of its text.
+const CHUNK: usize = 64 << 10;
 
 /// Parses a text. The tree holds every line of it, whether or not errors are reported.
+///
+/// Time and memory are linear in the text. A value that is longer than a chunk is parsed again with
+/// twice as much text each time, until it closes. One that never closes costs the whole rest of the
+/// text, but only once: then it is known that no later quote of its kind closes either.
 pub(super) fn parse_source(source: Arc<Source>, reports: &mut Reports) -> Ast {
-    let mut parser = ModelfileParser {
-        ast: Ast { source: source.clone(), items: Vec::new() },
-        reports,
-        unclosed: 0,
-        offset: 0,
-    };
-    let mut next = Some(0);
-    while let Some(offset) = next {
-        let rest = source.text.get(offset..).unwrap_or("");
-        let (chunk, after) = if parser.unclosed < MAX_PASSES {
-            (rest, None)
-        } else {
-            let (line, length) = first_line(rest);
-            (line, (length > line.len()).then_some(offset + length))
+    parse_in_chunks(source, CHUNK, reports)
+}
+
+fn parse_in_chunks(source: Arc<Source>, chunk: usize, reports: &mut Reports) -> Ast {
+    let ast = Ast { source: source.clone(), items: Vec::new() };
+    let mut parser = ModelfileParser { ast, reports, offset: 0, closing: Closing::Both };
+    let mut size = chunk;
+    loop {
+        let rest = source.text.get(parser.offset..).unwrap_or("");
+        let length = through_line_end(rest, size);
+        let next = parser.chunk(rest.get(..length).unwrap_or(rest), length == rest.len());
+        size = if parser.closing == Closing::Both { chunk } else { 1 };
+        parser.offset = match next {
+            Next::Chunk if length == rest.len() => break,
+            Next::Chunk => parser.offset + length,
+            Next::More(at) => {
+                size = 2 * (parser.offset + length - at);
+                at
+            }
+            Next::At(at) => at,
+            Next::End => break,
         };
-        parser.offset = offset;
-        next = parser.chunk(chunk).unwrap_or(after);
     }
     parser.ast
 }
 
-/// The first line of `text` without its end, and its length with it.
-fn first_line(text: &str) -> (&str, usize) {
-    match text.find(['\r', '\n']) {
-        Some(at) => {
-            let end = if text.as_bytes().get(at..at + 2) == Some(b"\r\n") { at + 2 } else { at + 1 };
-            (text.get(..at).unwrap_or(text), end)
-        }
-        None => (text, text.len()),
+/// The length of `text` to the first line end, with it, at or after byte `from`.
+fn through_line_end(text: &str, from: usize) -> usize {
+    let from = text.floor_char_boundary(from.saturating_sub(1));
+    match text.get(from..).and_then(|t| t.find(['\r', '\n'])).map(|at| from + at) {
+        Some(at) if text.as_bytes().get(at..at + 2) == Some(b"\r\n") => at + 2,
+        Some(at) => at + 1,
+        None => text.len(),
     }
+}
+
+/// The quotes that may still close somewhere. What closes `"""` would close `"` as well.
+#[derive(Clone, Copy, PartialEq)]
+enum Closing {
+    Both,
+    Single,
+    Neither,
+}
+
+/// Where parsing goes on.
+enum Next {
+    /// Behind the chunk.
+    Chunk,
+    /// At this place, with a longer chunk.
+    More(usize),
+    /// At this place.
+    At(usize),
+    /// Nowhere.
+    End,
 }
 
 /// True for the characters that are trimmed at the ends of an unquoted value; the grammar's `edge`
@@ -73,40 +101,91 @@ pub(super) fn is_edge(c: char) -> bool {
 struct ModelfileParser<'a> {
     ast: Ast,
     reports: &'a mut Reports,
-    unclosed: usize,
-    /// Where the text that the grammar sees begins.
+    /// Where the chunk that the grammar sees begins.
     offset: usize,
+    closing: Closing,
 }
 
 impl ModelfileParser<'_> {
-    /// Parses one stretch of text. `Some` when a quote in it never closes: where to go on, if
-    /// anywhere.
-    fn chunk(&mut self, text: &str) -> Option<Option<usize>> {
+    /// Parses one chunk: whole lines, the last of the text if `is_last`.
+    fn chunk(&mut self, text: &str, is_last: bool) -> Next {
         let lines = match Grammar::parse(Rule::file, text) {
-            Ok(mut pairs) => pairs.next()?.into_inner(),
+            Ok(pairs) => pairs.flat_map(Pair::into_inner),
             Err(error) => {
                 // Out of reach as long as the grammar is total.
                 let span = self.ast.span(&(self.offset..self.offset));
                 self.reports.error(|| Diagnostic::error(format!("cannot parse: {error}")).at(&span));
-                return None;
+                return Next::Chunk;
             }
         };
         for line in lines.filter(|pair| pair.as_rule() == Rule::line) {
-            let range = self.range(&line);
+            let start = line.as_span().start();
             let Some(pair) = line.into_inner().next() else {
                 // What follows the last line end is no line.
-                if range.end < self.ast.source.text.len() {
-                    self.push(ItemKind::Blank, range.start..range.start);
+                let after_blank = self.ast.items.last().is_some_and(|item| item.kind == ItemKind::Blank);
+                if start < text.len() && !after_blank {
+                    self.push(ItemKind::Blank, self.offset + start..self.offset + start);
                 }
                 continue;
             };
-            let start = self.range(&pair).start;
-            if let Some(open) = self.line(pair) {
-                self.unclosed += 1;
-                return Some(self.recover(start, open));
+            let Some((open, quoting)) = self.open_quote(&pair) else {
+                self.line(pair);
+                continue;
+            };
+            let may_close = match quoting {
+                Quoting::Triple => self.closing == Closing::Both,
+                _ => self.closing != Closing::Neither,
+            };
+            if may_close && !is_last {
+                return Next::More(self.range(&pair).start);
             }
+            self.closing = match quoting {
+                Quoting::Triple if self.closing == Closing::Both => Closing::Single,
+                Quoting::Triple => self.closing,
+                _ => Closing::Neither,
+            };
+            return self.unclosed(pair, open);
         }
-        None
+        Next::Chunk
+    }
+
+    /// The place and kind of a quote in this line that does not close within the chunk.
+    fn open_quote(&self, line: &Pair<'_, Rule>) -> Option<(usize, Quoting)> {
+        line.clone().into_inner().flatten().find_map(|pair| {
+            let quoting = match pair.as_rule() {
+                Rule::triple => Quoting::Triple,
+                Rule::single => Quoting::Single,
+                _ => return None,
+            };
+            let start = self.range(&pair).start;
+            (pair.into_inner().count() < 2).then_some((start, quoting))
+        })
+    }
+
+    /// Reports a line with a quote that never closes, and skips to the next line that is surely an
+    /// instruction.
+    fn unclosed(&mut self, line: Pair<'_, Rule>, open: usize) -> Next {
+        let (ast, reports) = (&self.ast, &mut *self.reports);
+        let start = self.offset + line.as_span().start();
+        let rule = line.as_rule();
+        let word = line.into_inner().next();
+        let word = word.map_or(start..open, |w| start..self.offset + w.as_span().end());
+        match rule {
+            Rule::unknown => reports.error(|| mistakes::unknown_instruction(ast, &word)),
+            Rule::stray => {
+                if !mistakes::value_is_on_the_next_line(ast) {
+                    reports.error(|| mistakes::stray_text(ast, open));
+                }
+            }
+            _ => reports.error(|| mistakes::unclosed_quote(ast, ast.text(&word), open)),
+        }
+        let rest = self.ast.source.text.get(open..).unwrap_or("");
+        let length = mistakes::unclosed_length(rest);
+        let skipped = rest.get(..length).unwrap_or(rest).trim_end_matches(['\r', '\n']).len();
+        // One more for the line end before the instruction.
+        let next = if length < rest.len() { Next::At(open + length + 1) } else { Next::End };
+        self.push(ItemKind::Error, start..open + skipped);
+        next
     }
 
     fn range(&self, pair: &Pair<'_, Rule>) -> Range<usize> {
@@ -118,70 +197,48 @@ impl ModelfileParser<'_> {
         self.ast.items.push(Item { kind, range });
     }
 
-    /// Takes one line with something on it, or all the lines of its value. Returns the place of a
-    /// quote that never closes.
-    fn line(&mut self, pair: Pair<'_, Rule>) -> Option<usize> {
+    /// Takes one line with something on it, or all the lines of its value.
+    fn line(&mut self, pair: Pair<'_, Rule>) {
         let range = self.range(&pair);
-        let rule = pair.as_rule();
-        let mut parts = pair.into_inner();
-        match rule {
-            Rule::comment => self.push(ItemKind::Comment, range),
+        let kind = match pair.as_rule() {
+            Rule::comment => ItemKind::Comment,
             Rule::unknown => {
-                let word = parts.next().map_or(range.clone(), |word| self.range(&word));
-                let rest = parts.next();
-                let unclosed = rest.as_ref().is_some_and(is_unclosed);
+                let word = pair.into_inner().next().map_or(range.clone(), |word| self.range(&word));
                 let (ast, reports) = (&self.ast, &mut *self.reports);
                 reports.error(|| mistakes::unknown_instruction(ast, &word));
-                match rest {
-                    Some(rest) if unclosed => return Some(self.range(&rest).start),
-                    _ => self.push(ItemKind::Error, range),
-                }
+                ItemKind::Error
             }
             Rule::stray => {
-                let triple = parts.next()?;
-                let open = range.start;
                 let (ast, reports) = (&self.ast, &mut *self.reports);
                 if !mistakes::value_is_on_the_next_line(ast) {
-                    reports.error(|| mistakes::stray_text(ast, open));
+                    reports.error(|| mistakes::stray_text(ast, range.start));
                 }
-                if is_unclosed(&triple) {
-                    return Some(open);
-                }
-                self.push(ItemKind::Error, range);
+                ItemKind::Error
             }
-            _ => {
-                let keyword_pair = parts.next()?;
-                let keyword = Keyword::from_name(keyword_pair.as_str())?;
-                let keyword_range = self.range(&keyword_pair);
-                let with_word = matches!(keyword, Keyword::Parameter | Keyword::Message);
-                let word = if with_word { parts.next().map(|word| self.range(&word)) } else { None };
-                let value = match parts.next() {
-                    Some(pair) => match self.value(pair) {
-                        Ok(value) => Some(value),
-                        Err(open) => {
-                            let (ast, reports) = (&self.ast, &mut *self.reports);
-                            reports.error(|| mistakes::unclosed_quote(ast, keyword, open));
-                            return Some(open);
-                        }
-                    },
-                    None => None,
-                };
-                let kind = match self.check(keyword, &keyword_range, word.as_ref(), value) {
-                    Some(value) => ItemKind::Instruction(Instruction { keyword, keyword_range, word, value }),
-                    None => ItemKind::Error,
-                };
-                self.push(kind, range);
-            }
-        }
-        None
+            _ => match self.instruction(pair) {
+                Some(instruction) => ItemKind::Instruction(Box::new(instruction)),
+                None => ItemKind::Error,
+            },
+        };
+        self.push(kind, range);
     }
 
-    /// The value of an instruction, or the place of its quote that never closes.
-    fn value(&self, pair: Pair<'_, Rule>) -> Result<Value, usize> {
-        let whole = self.range(&pair);
-        let Some(form) = pair.into_inner().next() else {
-            return Ok(Value { quoting: Quoting::Bare, range: whole.clone(), text: whole });
-        };
+    /// An instruction, if all is well with it.
+    fn instruction(&mut self, pair: Pair<'_, Rule>) -> Option<Instruction> {
+        let mut parts = pair.into_inner();
+        let first = parts.next()?;
+        let keyword = Keyword::from_name(first.as_str())?;
+        let keyword_range = self.range(&first);
+        let has_word = matches!(keyword, Keyword::Parameter | Keyword::Message);
+        let word = if has_word { parts.next().map(|word| self.range(&word)) } else { None };
+        let value = parts.next().and_then(|value| self.value(value));
+        let value = self.check(keyword, &keyword_range, word.as_ref(), value)?;
+        Some(Instruction { keyword, keyword_range, word, value })
+    }
+
+    /// The value of an instruction.
+    fn value(&self, pair: Pair<'_, Rule>) -> Option<Value> {
+        let form = pair.into_inner().next()?;
         let range = self.range(&form);
         let quoting = match form.as_rule() {
             Rule::triple => Quoting::Triple,
@@ -190,14 +247,11 @@ impl ModelfileParser<'_> {
                 let text = self.ast.text(&range);
                 let start = range.start + (text.len() - text.trim_start_matches(is_edge).len());
                 let trimmed = start..start + text.trim_matches(is_edge).len();
-                return Ok(Value { quoting: Quoting::Bare, range: trimmed.clone(), text: trimmed });
+                return Some(Value { quoting: Quoting::Bare, range: trimmed.clone(), text: trimmed });
             }
         };
-        let mut parts = form.into_inner();
-        match (parts.next(), parts.next()) {
-            (Some(text), Some(_close)) => Ok(Value { quoting, range, text: self.range(&text) }),
-            _ => Err(range.start),
-        }
+        let text = form.into_inner().next()?;
+        Some(Value { quoting, range, text: self.range(&text) })
     }
 
     /// Reports what a single instruction can have wrong; the value if it has one and all is well.
@@ -245,25 +299,53 @@ impl ModelfileParser<'_> {
             }
         }
     }
-
-    /// Skips from an unclosed quote, in the instruction that begins at `start`, to the next line
-    /// that is surely an instruction.
-    fn recover(&mut self, start: usize, open: usize) -> Option<usize> {
-        let source = self.ast.source.clone();
-        let rest = source.text.get(open..).unwrap_or("");
-        let length = mistakes::unclosed_length(rest);
-        let skipped = rest.get(..length).unwrap_or(rest).trim_end_matches(['\r', '\n']);
-        self.push(ItemKind::Error, start..open + skipped.len());
-        // One more for the line end before the instruction.
-        (length < rest.len()).then_some(open + length + 1)
-    }
 }
 
 fn is_parameter(name: &str) -> bool {
     parameters::find(name).is_some()
 }
 
-/// True for a quoted form that ran to the end of the file.
-fn is_unclosed(form: &Pair<'_, Rule>) -> bool {
-    form.as_rule() == Rule::triple && form.clone().into_inner().count() < 2
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str, chunk: usize) -> (Ast, Vec<Diagnostic>) {
+        let mut reports = Reports::default();
+        let source = Source { name: "m".to_owned(), text: text.to_owned() };
+        let ast = parse_in_chunks(Arc::new(source), chunk, &mut reports);
+        (ast, reports.finish())
+    }
+
+    fn syntax() -> impl Strategy<Value = String> {
+        const PARTS: [&str; 16] = [
+            "FROM x",
+            "SYSTEM ",
+            "SYSTEM \"",
+            "SYSTM \"\"\"",
+            "LICENSE \"\"\"",
+            "MESSAGE user ",
+            "\"",
+            "\"\"\"",
+            "\"\n",
+            "\"\"\"\r\n",
+            " ",
+            "\n",
+            "\r\n",
+            "\r",
+            "#",
+            "é",
+        ];
+        prop::collection::vec(prop::sample::select(PARTS.as_slice()), 0..40).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn chunks_do_not_show(text in syntax(), chunk in 1_usize..30) {
+            prop_assert_eq!(parse(&text, chunk), parse(&text, CHUNK));
+        }
+    }
 }

@@ -61,7 +61,7 @@ pub fn print(
 }
 
 impl Recipe {
-    /// The recipe as a Modelfile; see [`print`].
+    /// The recipe as a Modelfile; see [`print()`].
     pub fn to_modelfile(&self) -> (String, Vec<Diagnostic>) {
         let from: Vec<&str> = self.from.iter().map(|s| s.value.as_str()).collect();
         let adapters: Vec<&str> = self.adapters.iter().map(|s| s.value.as_str()).collect();
