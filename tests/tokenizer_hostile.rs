@@ -1,4 +1,5 @@
 //! Broken and hostile tokenizers: each is refused, and the message says what and where.
+#![allow(clippy::unwrap_used)] // tests' own helpers
 
 use std::path::Path;
 
@@ -237,6 +238,14 @@ fn broken_files_are_refused() {
                 json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<think>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]}),
             ),
         ),
+        ("template of no token", {
+            let mut files = tokenizer_with(
+                "/post_processor",
+                json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]}),
+            );
+            files.config = b"{}".into();
+            files
+        }),
         ("decoder", tokenizer_with("/decoder", json!({"type": "Metaspace"}))),
         ("byte_fallback", tokenizer_with("/model/byte_fallback", json!(true))),
         ("dropout", tokenizer_with("/model/dropout", json!(0.1))),

@@ -32,6 +32,9 @@ pub(super) struct Candidates {
 /// How many are sorted at first where it is not known how many are needed.
 const FIRST_SORTED: usize = 256;
 
+/// Logits that are compared together.
+const CHUNK: usize = 64;
+
 impl Candidates {
     pub(super) fn len(&self) -> usize {
         self.list.len()
@@ -49,17 +52,22 @@ impl Candidates {
         self.list.clear();
         // Up to twice as many are collected before the worse half goes: O(n) for any k.
         let room = k.saturating_mul(2).max(FIRST_SORTED);
-        // What k others are before: nearly all are turned away by one comparison.
-        let mut last: Option<Candidate> = None;
-        for candidate in possible(logits) {
-            if last.is_some_and(|last| last.order(&candidate).is_lt()) {
+        // Only what is above it can still be among the first k: of equals, the lower id came first.
+        let mut threshold = f32::NEG_INFINITY;
+        for (chunk, first) in logits.chunks(CHUNK).zip((0u32..).step_by(CHUNK)) {
+            // Without a branch per logit, for the compiler to use vectors: most chunks have none.
+            if !chunk.iter().fold(false, |any, &logit| any | (logit > threshold)) {
                 continue;
             }
-            self.list.push(candidate);
-            if self.list.len() == room {
-                self.list.select_nth_unstable_by(k - 1, Candidate::order);
-                self.list.truncate(k);
-                last = self.list.last().copied();
+            for (&logit, id) in chunk.iter().zip(first..) {
+                if logit > threshold {
+                    self.list.push(Candidate { id, logit });
+                }
+                if self.list.len() == room {
+                    self.list.select_nth_unstable_by(k - 1, Candidate::order);
+                    self.list.truncate(k);
+                    threshold = self.list[k - 1].logit;
+                }
             }
         }
         self.list.sort_unstable_by(Candidate::order);

@@ -6,7 +6,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::json::TokenizerJson;
-use super::{HfTokenizerFiles, TOKENIZER_JSON, shown};
+use super::{HfTokenizerFiles, TOKENIZER_JSON};
 use crate::diagnostic::{Diagnostic, Result};
 
 /// Llama 3's expression, which OpenAI's cl100k began.
@@ -232,19 +232,6 @@ fn excerpt(json: &str) -> String {
     match json.char_indices().nth(MOST) {
         Some((at, _)) => format!("{} ... ({} bytes)", &json[..at], json.len()),
         None => json.to_owned(),
-    }
-}
-
-impl Template {
-    /// The error for a token that is not the one expected there.
-    pub(super) fn refuse(
-        files: &HfTokenizerFiles<'_>,
-        token: &str,
-        place: &str,
-        expected: &str,
-    ) -> Diagnostic {
-        let message = format!("the post-processor puts {} {place} a text, not {expected}", shown(token));
-        files.error(TOKENIZER_JSON, "post_processor", message)
     }
 }
 

@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use super::super::end;
 use super::super::vocabulary::{Vocabulary, shown};
-use super::HfTokenizerFiles;
 use super::pipeline::Template;
+use super::{HfTokenizerFiles, TOKENIZER_JSON};
 use crate::diagnostic::Result;
 use crate::ir::Metadata;
 
@@ -33,73 +33,89 @@ pub(super) fn import(
     metadata: &mut Metadata,
 ) -> Result<()> {
     let config = object(files, TOKENIZER_CONFIG, files.tokenizer_config)?;
-    let map = object(files, SPECIAL_TOKENS_MAP, files.special_tokens_map)?;
     let generation = object(files, GENERATION_CONFIG, files.generation_config)?;
     let generation = Generation { files, object: &generation, vocabulary };
-
-    let mut ids: Vec<(&str, u32)> = Vec::new();
-    for (name, key) in NAMES {
-        let field = format!("{name}_token");
-        let (file, value) = match config.get(&field) {
-            Some(value) => (TOKENIZER_CONFIG, value),
-            None => (SPECIAL_TOKENS_MAP, map.get(&field).unwrap_or(&Value::Null)),
-        };
-        let id = match content(files, file, &field, value)? {
-            Some(text) => match vocabulary.id(text) {
-                Some(id) => Some(id),
-                // The others do not take part in generation.
-                None if !matches!(*name, "bos" | "eos") => None,
-                None => {
-                    let message = format!("{} is not in the vocabulary of tokenizer.json", shown(text));
-                    return Err(files.error(file, field, message).into());
-                }
-            },
-            None => match *name {
-                "bos" | "eos" => generation.ids(&format!("{name}_token_id"))?.first().copied(),
-                _ => None,
-            },
-        };
-        if let Some(id) = id {
-            ids.push((name, id));
-            metadata.set(format!("tokenizer.ggml.{key}_token_id"), id);
-        }
+    let ids = ids(files, vocabulary, &config, &generation)?;
+    let id = |name: &str| ids.iter().find(|(n, ..)| *n == name).map(|(.., id)| *id);
+    for (_, key, id) in &ids {
+        metadata.set(format!("tokenizer.ggml.{key}_token_id"), *id);
     }
-    let id = |name: &str| ids.iter().find(|(n, _)| *n == name).map(|(_, id)| *id);
-    let (bos, eos) = (id("bos"), id("eos"));
-    ends(&generation, eos, metadata)?;
+    ends(&generation, id("eos"), metadata)?;
 
-    let put = |token: &Option<String>, id: Option<u32>, place: &str, name: &str| -> Result<bool> {
-        match token {
-            Some(text) if vocabulary.id(text) == id => Ok(true),
-            Some(text) => Err(Template::refuse(files, text, place, name).into()),
-            None => Ok(false),
-        }
-    };
-    let by_template =
-        (put(&template.before, bos, "before", "BOS")?, put(&template.after, eos, "after", "EOS")?);
-    let flag = |field: &str, id: Option<u32>| -> Result<_> {
-        match config.get(field) {
-            Some(Value::Bool(true)) if id.is_none() => {
-                let message = format!("`{field}` is true, but there is no such token");
-                Err(files.error(TOKENIZER_CONFIG, field, message).into())
-            }
-            Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(Value::Null) | None => Ok(None),
-            Some(_) => {
-                Err(files.error(TOKENIZER_CONFIG, field, format!("`{field}` is not a boolean")).into())
-            }
-        }
-    };
+    let around = Around { files, vocabulary, config: &config };
     // Always written: what its absence means differs from one pre-tokenizer to another.
-    let add_bos = flag("add_bos_token", bos)?.unwrap_or(by_template.0);
+    let add_bos = around.adds("bos", id("bos"), template.before.as_deref())?.unwrap_or(false);
     metadata.set("tokenizer.ggml.add_bos_token", add_bos);
-    if let Some(add_eos) = flag("add_eos_token", eos)?.or(by_template.1.then_some(true)) {
+    if let Some(add_eos) = around.adds("eos", id("eos"), template.after.as_deref())? {
         metadata.set("tokenizer.ggml.add_eos_token", add_eos);
     }
     if let Some(template) = chat_template(files, &config)? {
         metadata.set("tokenizer.chat_template", template);
     }
     Ok(())
+}
+
+/// The special tokens that the files name: Hugging Face's name, GGUF's, and the id.
+fn ids(
+    files: &HfTokenizerFiles<'_>,
+    vocabulary: &Vocabulary,
+    config: &Map<String, Value>,
+    generation: &Generation<'_>,
+) -> Result<Vec<(&'static str, &'static str, u32)>> {
+    let map = object(files, SPECIAL_TOKENS_MAP, files.special_tokens_map)?;
+    let mut ids = Vec::new();
+    for &(name, key) in NAMES {
+        let field = format!("{name}_token");
+        let needed = matches!(name, "bos" | "eos");
+        let (file, value) = match config.get(&field) {
+            Some(value) => (TOKENIZER_CONFIG, value),
+            None => (SPECIAL_TOKENS_MAP, map.get(&field).unwrap_or(&Value::Null)),
+        };
+        let id = match content(files, file, &field, value)? {
+            Some(text) => {
+                let id = vocabulary.id(text);
+                // The others do not take part in generation.
+                if id.is_none() && needed {
+                    let message = format!("{} is not in the vocabulary of tokenizer.json", shown(text));
+                    return Err(files.error(file, field, message).into());
+                }
+                id
+            }
+            None if needed => generation.ids(&format!("{name}_token_id"))?.first().copied(),
+            None => None,
+        };
+        ids.extend(id.map(|id| (name, key, id)));
+    }
+    Ok(ids)
+}
+
+/// What is put before and after a text.
+struct Around<'a> {
+    files: &'a HfTokenizerFiles<'a>,
+    vocabulary: &'a Vocabulary,
+    config: &'a Map<String, Value>,
+}
+
+impl Around<'_> {
+    /// Whether the token `name`, whose id is `id`, is put there. `tokenizer_config.json` may say, else
+    /// the post-processor does, which puts `put` there; `None` if neither has anything to say.
+    fn adds(&self, name: &str, id: Option<u32>, put: Option<&str>) -> Result<Option<bool>> {
+        if let Some(put) = put
+            && (id.is_none() || self.vocabulary.id(put) != id)
+        {
+            let message =
+                format!("the post-processor puts {} around a text, which is not {name}", shown(put));
+            return Err(self.files.error(TOKENIZER_JSON, "post_processor", message).into());
+        }
+        let field = format!("add_{name}_token");
+        let bad = |message: &str| self.files.error(TOKENIZER_CONFIG, &field, format!("`{field}` {message}"));
+        match self.config.get(&field) {
+            Some(Value::Bool(true)) if id.is_none() => Err(bad("is true, but there is no such token").into()),
+            Some(Value::Bool(adds)) => Ok(Some(*adds)),
+            Some(Value::Null) | None => Ok(put.map(|_| true)),
+            Some(_) => Err(bad("is not a boolean").into()),
+        }
+    }
 }
 
 /// Writes which tokens end a generation, besides EOS.
