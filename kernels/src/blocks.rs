@@ -232,14 +232,15 @@ pub const fn unpack_k4_scales(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     (scales, mins)
 }
 
-/// The inverse of [`unpack_k4_scales`], for scales and minimums up to 63.
+/// The inverse of [`unpack_k4_scales`] for scales and minimums up to 63; higher bits spill over, as
+/// they do in the reference.
 #[inline(always)]
 pub const fn pack_k4_scales(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     let mut packed = [0; 12];
     let mut j = 0;
     while j < 4 {
-        packed[j] = (scales[j] & 63) | ((scales[j + 4] >> 4) << 6);
-        packed[j + 4] = (mins[j] & 63) | ((mins[j + 4] >> 4) << 6);
+        packed[j] = scales[j] | ((scales[j + 4] >> 4) << 6);
+        packed[j + 4] = mins[j] | ((mins[j + 4] >> 4) << 6);
         packed[j + 8] = (scales[j + 4] & 15) | (mins[j + 4] << 4);
         j += 1;
     }

@@ -70,9 +70,18 @@ pub(super) trait Lanes:
     fn all(mask: Self::Mask) -> bool;
     /// [`nearest`], as a number again.
     fn nearest(self) -> Self;
+    /// `self` modulo 256, for integers within +-2^22.
+    fn low_byte(self) -> Self;
     /// The index of the nearest of [`IQ4_VALUES`] and that value: the count of [`IQ4_BOUNDS`]
     /// which `self` is not below. NaN gives the last.
     fn nearest_iq4(self) -> (Self, Self);
+
+    /// `nearest(self)` for `self` within +-2^22.
+    #[inline(always)]
+    fn rounded(self) -> Self {
+        let rounder = Self::splat(ROUNDER);
+        self + rounder - rounder
+    }
 
     /// `nearest(self)` limited to `low..=high`, for `self` within +-2^22 or NaN (which gives `low`).
     #[inline(always)]
@@ -158,6 +167,10 @@ impl Lanes for f32 {
     #[inline(always)]
     fn nearest(self) -> Self {
         nearest(self) as f32
+    }
+    #[inline(always)]
+    fn low_byte(self) -> Self {
+        (self as i32 & 0xff) as f32
     }
     #[inline(always)]
     fn nearest_iq4(self) -> (Self, Self) {
@@ -269,6 +282,10 @@ impl Lanes for Eight {
     #[inline(always)]
     fn nearest(self) -> Self {
         Eight(each!(i => nearest(self.0[i]) as f32))
+    }
+    #[inline(always)]
+    fn low_byte(self) -> Self {
+        Eight(each!(i => self.0[i].low_byte()))
     }
     #[inline(always)]
     fn nearest_iq4(self) -> (Self, Self) {

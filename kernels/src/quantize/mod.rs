@@ -202,15 +202,29 @@ fn validate(
     if let Some(index) = first_not_finite(rows) {
         return Err(QuantizeError::NotFinite { index, value: rows[index] });
     }
-    match importance.unwrap_or(&[]).iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
-        Some(index) => Err(QuantizeError::Importance { index, value: importance.unwrap_or(&[])[index] }),
+    match importance.and_then(first_unfit) {
+        Some((index, value)) => Err(QuantizeError::Importance { index, value }),
         None => Ok(()),
     }
 }
 
+fn first_unfit(importance: &[f32]) -> Option<(usize, f32)> {
+    // As in `first_not_finite`; a sign is looked at more closely, since zero may have one.
+    let suspects =
+        importance.iter().fold(0, |c, v| c | v.to_bits() | ((v.to_bits() & 0x7fff_ffff) + 0x0080_0000));
+    if suspects >> 31 == 0 {
+        return None;
+    }
+    importance.iter().copied().enumerate().find(|(_, v)| !(v.is_finite() && *v >= 0.0))
+}
+
 fn first_not_finite(values: &[f32]) -> Option<usize> {
-    // A run at a time without a branch: the numbers are almost always finite.
-    let run = values.chunks(1024).position(|run| run.iter().fold(false, |bad, v| bad | !v.is_finite()))?;
+    // A run at a time without a branch: the numbers are almost always finite. One more exponent
+    // carries into the sign bit of exactly those that are not.
+    let run = values.chunks(1024).position(|run| {
+        let carries = run.iter().fold(0, |c, v| c | ((v.to_bits() & 0x7fff_ffff) + 0x0080_0000));
+        carries >> 31 != 0
+    })?;
     values[run * 1024..].iter().position(|v| !v.is_finite()).map(|at| run * 1024 + at)
 }
 

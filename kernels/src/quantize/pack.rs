@@ -258,7 +258,7 @@ fn positive_scales<const SUBS: usize>(
     if important {
         let (d, found) = search::positive(scales, weights, f32::from(top));
         for (l, level) in levels.iter_mut().zip(found) {
-            *l = (level as i32 as u8).min(top);
+            *l = level as u8;
         }
         return (Half::from_f32(d), levels);
     }
@@ -279,28 +279,33 @@ fn greatest<const SUBS: usize>(scales: &[f32; SUBS]) -> (f32, f32) {
     search::extreme(scales)
 }
 
-/// What Q2_K, Q4_K and Q5_K share: two scales, the sub-blocks' scales and minimums, and levels.
-struct AffineBlock<const SUBS: usize> {
+/// What Q2_K, Q4_K and Q5_K share: two scales, the sub-blocks' scales and minimums as packed in
+/// `BYTES` bytes, and levels.
+struct AffineBlock<const BYTES: usize> {
     d: Half,
     dmin: Half,
-    scales: [u8; SUBS],
-    mins: [u8; SUBS],
+    packed: [u8; BYTES],
     levels: [u8; 256],
 }
 
+/// `pack` and `unpack` need not be inverses: a search under sparse weights may give scales that do
+/// not fit their bits, and the levels follow what is stored.
 #[inline(always)]
-fn affine_block<const LEN: usize, const SUBS: usize>(
+fn affine_block<const LEN: usize, const SUBS: usize, const BYTES: usize>(
     x: &[f32; 256],
     fits: &BlockFits<'_, SUBS>,
-    top: i32,
-    top_scale: u8,
-) -> AffineBlock<SUBS> {
+    (top, top_scale): (i32, u8),
+    pack: impl Fn(&[u8; SUBS], &[u8; SUBS]) -> [u8; BYTES],
+    unpack: impl Fn(&[u8; BYTES]) -> ([u8; SUBS], [u8; SUBS]),
+) -> AffineBlock<BYTES> {
     let mut negated = [0.0; SUBS];
     for j in 0..SUBS {
         negated[j] = -fits.min[j];
     }
     let (d, scales) = positive_scales(fits.scale, fits.weight, fits.important, top_scale);
     let (dmin, mins) = positive_scales(&negated, fits.weight, fits.important, top_scale);
+    let packed = pack(&scales, &mins);
+    let (scales, mins) = unpack(&packed);
     let mut levels = [0; 256];
     let sub_blocks = x.as_chunks::<LEN>().0.iter().zip(levels.as_chunks_mut::<LEN>().0);
     for (j, (x, levels)) in sub_blocks.enumerate() {
@@ -311,7 +316,39 @@ fn affine_block<const LEN: usize, const SUBS: usize>(
             levels_at(x, scale, dmin.to_f32() * f32::from(mins[j]), (0, top), levels);
         }
     }
-    AffineBlock { d, dmin, scales, mins, levels }
+    AffineBlock { d, dmin, packed, levels }
+}
+
+/// A scale in the low nibble, a minimum in the high one.
+#[inline(always)]
+fn pack_q2_scales(scales: &[u8; 16], mins: &[u8; 16]) -> [u8; 16] {
+    let mut packed = [0; 16];
+    for j in 0..16 {
+        packed[j] = scales[j] | mins[j] << 4;
+    }
+    packed
+}
+
+/// The inverse of [`pack_q2_scales`] for scales and minimums up to 15.
+#[inline(always)]
+fn unpack_q2_scales(packed: &[u8; 16]) -> ([u8; 16], [u8; 16]) {
+    let (mut scales, mut mins) = ([0; 16], [0; 16]);
+    for j in 0..16 {
+        scales[j] = packed[j] & 15;
+        mins[j] = packed[j] >> 4;
+    }
+    (scales, mins)
+}
+
+/// As [`pack_k4_scales`], with scales and minimums limited to what fits.
+#[inline(always)]
+fn pack_q5_scales(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
+    let (mut scales, mut mins) = (*scales, *mins);
+    for j in 0..8 {
+        scales[j] = scales[j].min(63);
+        mins[j] = mins[j].min(63);
+    }
+    pack_k4_scales(&scales, &mins)
 }
 
 /// The levels of a block with one scale per sub-block, from `-half` to below `half`.
@@ -377,29 +414,27 @@ fn far_bits(levels: &[u8; 256], bit: u8) -> [u8; 32] {
 impl Pack<256, 16> for BlockQ2_K {
     #[inline(always)]
     fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 16>) -> Self {
-        let AffineBlock { d, dmin, scales, mins, levels } = affine_block::<16, 16>(x, fits, 3, 15);
-        let mut both = [0; 16];
-        for j in 0..16 {
-            both[j] = scales[j] | mins[j] << 4;
-        }
-        BlockQ2_K { scales: both, qs: two_bits(&levels, 0), d, dmin }
+        let AffineBlock { d, dmin, packed, levels } =
+            affine_block::<16, 16, 16>(x, fits, (3, 15), pack_q2_scales, unpack_q2_scales);
+        BlockQ2_K { scales: packed, qs: two_bits(&levels, 0), d, dmin }
     }
 }
 
 impl Pack<256, 8> for BlockQ4_K {
     #[inline(always)]
     fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 8>) -> Self {
-        let AffineBlock { d, dmin, scales, mins, levels } = affine_block::<32, 8>(x, fits, 15, 63);
-        BlockQ4_K { d, dmin, scales: pack_k4_scales(&scales, &mins), qs: far_nibbles(&levels) }
+        let AffineBlock { d, dmin, packed, levels } =
+            affine_block::<32, 8, 12>(x, fits, (15, 63), pack_k4_scales, unpack_k4_scales);
+        BlockQ4_K { d, dmin, scales: packed, qs: far_nibbles(&levels) }
     }
 }
 
 impl Pack<256, 8> for BlockQ5_K {
     #[inline(always)]
     fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 8>) -> Self {
-        let AffineBlock { d, dmin, scales, mins, levels } = affine_block::<32, 8>(x, fits, 31, 63);
-        let (qh, qs) = (far_bits(&levels, 4), far_nibbles(&levels));
-        BlockQ5_K { d, dmin, scales: pack_k4_scales(&scales, &mins), qh, qs }
+        let AffineBlock { d, dmin, packed, levels } =
+            affine_block::<32, 8, 12>(x, fits, (31, 63), pack_q5_scales, unpack_k4_scales);
+        BlockQ5_K { d, dmin, scales: packed, qh: far_bits(&levels, 4), qs: far_nibbles(&levels) }
     }
 }
 

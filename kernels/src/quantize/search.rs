@@ -115,11 +115,19 @@ fn affine_levels<S: Lanes, const LEN: usize>(
     top: f32,
     levels: &mut [S; LEN],
 ) {
-    // Products lie between those of the ends: almost always where rounding takes fewer steps.
-    let limit = S::splat(4_194_304.0);
-    let low = (inverse * (ends[0] - min)).abs().below(limit);
-    let high = (inverse * (ends[1] - min)).abs().below(limit);
-    if S::all(S::both(low, high)) {
+    // Products lie between those of the ends, which mostly rules out the need to limit them, and
+    // almost always that of rounding by the bits.
+    let (first, last) = (inverse * (ends[0] - min), inverse * (ends[1] - min));
+    let within = |least: f32, most: f32| {
+        let above = S::both(S::splat(least).below(first), S::splat(least).below(last));
+        let below = S::both(first.below(S::splat(most)), last.below(S::splat(most)));
+        S::all(S::both(above, below))
+    };
+    if within(-0.5, top + 0.5) {
+        for i in 0..LEN {
+            levels[i] = (inverse * (x[i] - min)).rounded();
+        }
+    } else if within(-4_194_304.0, 4_194_304.0) {
         for i in 0..LEN {
             levels[i] = (inverse * (x[i] - min)).level(0.0, top);
         }
@@ -250,7 +258,7 @@ pub(super) fn greedy<S: Lanes, const LEN: usize>(x: &[S; LEN], half: f32) -> (S,
         &mut levels,
         &mut sum_lx,
         &mut sum_l2,
-        &Moves { low: -half, high: half - 1.0, alone: true },
+        &Moves { low: -half, high: half - 1.0, alone: true, bytes: false },
     );
     for l in &mut levels {
         *l = S::select(empty, zero, *l + S::splat(half));
@@ -261,6 +269,9 @@ pub(super) fn greedy<S: Lanes, const LEN: usize>(x: &[S; LEN], half: f32) -> (S,
 
 /// `x ~ scale * level` with levels `0..=top` and `x` not negative: the levels of the best of nine scales,
 /// refined. Also gives the levels.
+///
+/// The reference keeps these levels in bytes while its sums keep what it wanted to store. Where all
+/// weights but a few are 0, cancellation makes it want absurd levels, and then this shows.
 #[inline(always)]
 pub(super) fn positive<S: Lanes, const LEN: usize>(x: &[S; LEN], w: &[S; LEN], top: f32) -> (S, [S; LEN]) {
     let zero = S::splat(0.0);
@@ -275,7 +286,7 @@ pub(super) fn positive<S: Lanes, const LEN: usize>(x: &[S; LEN], w: &[S; LEN], t
     let mut least = zero;
     let scale = S::splat(1.0) / inverse;
     for i in 0..LEN {
-        let d = x[i] - scale * (inverse * x[i]).nearest();
+        let d = x[i] - scale * (inverse * x[i]).nearest().low_byte();
         least = least + w[i] * d * d;
     }
     for tenths in -4i8..=4 {
@@ -298,7 +309,7 @@ pub(super) fn positive<S: Lanes, const LEN: usize>(x: &[S; LEN], w: &[S; LEN], t
     let (mut sum_lx, mut sum_l2) = (zero, zero);
     for i in 0..LEN {
         let l = (inverse * x[i]).nearest().lesser(at_most_top);
-        levels[i] = l;
+        levels[i] = l.low_byte();
         sum_lx = sum_lx + w[i] * x[i] * l;
         sum_l2 = sum_l2 + w[i] * l * l;
     }
@@ -308,7 +319,7 @@ pub(super) fn positive<S: Lanes, const LEN: usize>(x: &[S; LEN], w: &[S; LEN], t
         &mut levels,
         &mut sum_lx,
         &mut sum_l2,
-        &Moves { low: f32::NEG_INFINITY, high: top, alone: false },
+        &Moves { low: f32::NEG_INFINITY, high: top, alone: false, bytes: true },
     );
     for l in &mut levels {
         *l = S::select(empty, zero, *l);
@@ -325,6 +336,8 @@ struct Moves {
     high: f32,
     /// A level may move where all others are 0.
     alone: bool,
+    /// A level is kept modulo 256.
+    bytes: bool,
 }
 
 /// Five rounds of moving one level at a time to where the others want it, if that is closer.
@@ -354,7 +367,8 @@ fn refine<S: Lanes, const LEN: usize>(
             let defined = zero.below(if moves.alone { new_l2 } else { others_l2 });
             let sound = S::both(zero.below(others_lx), defined);
             let change = S::but_not(S::both(sound, closer), wanted.equal(l));
-            levels[i] = S::select(change, wanted, l);
+            let stored = if moves.bytes { wanted.low_byte() } else { wanted };
+            levels[i] = S::select(change, stored, l);
             *sum_lx = S::select(change, new_lx, *sum_lx);
             *sum_l2 = S::select(change, new_l2, *sum_l2);
             moved |= S::any(change);

@@ -145,6 +145,14 @@ impl Lanes for Avx2 {
         })
     }
     #[inline(always)]
+    fn low_byte(self) -> Self {
+        // SAFETY: as in `splat`.
+        Avx2(unsafe {
+            let bytes = _mm256_and_si256(_mm256_cvttps_epi32(self.0), _mm256_set1_epi32(0xff));
+            _mm256_cvtepi32_ps(bytes)
+        })
+    }
+    #[inline(always)]
     fn nearest_iq4(self) -> (Self, Self) {
         // SAFETY: as in `splat`.
         unsafe {
@@ -274,6 +282,14 @@ impl Lanes for Avx512 {
         Avx512(unsafe {
             let bits = _mm512_and_si512(_mm512_castps_si512(sum.0), _mm512_set1_epi32(0x7f_ffff));
             _mm512_cvtepi32_ps(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x40_0000)))
+        })
+    }
+    #[inline(always)]
+    fn low_byte(self) -> Self {
+        // SAFETY: as in `splat`.
+        Avx512(unsafe {
+            let bytes = _mm512_and_si512(_mm512_cvttps_epi32(self.0), _mm512_set1_epi32(0xff));
+            _mm512_cvtepi32_ps(bytes)
         })
     }
     #[inline(always)]
