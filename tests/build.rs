@@ -72,7 +72,8 @@ fn digest(printed: &str) -> String {
 #[test]
 fn the_same_sources_give_the_same_manifest() {
     let (here, there) = (Place::new(), Place::new());
-    let (a, b) = (here.storyteller("a/Modelfile", "SYSTEM x\n"), there.storyteller("b/c/Modelfile", "SYSTEM x\n"));
+    let (a, b) =
+        (here.storyteller("a/Modelfile", "SYSTEM x\n"), there.storyteller("b/c/Modelfile", "SYSTEM x\n"));
     let one = digest(&here.ok(&["build", "--threads", "1", "-q", "q4_K_M", "-t", "m", &a]));
     let two = digest(&there.ok(&["build", "--threads", "2", "-q", "q4_K_M", "-t", "n:x", &b]));
     assert_eq!(one, two);
@@ -181,7 +182,10 @@ fn an_adapter_is_fused() {
     let plan = place.ok(&["build", "--emit", "plan", "-q", "q8_0", &with]);
     let line = plan.lines().rfind(|l| l.starts_with("tensor blk.0.attn_q.weight")).unwrap();
     assert!(line.contains("encode Q8_0 (low_rank x2 (permute_rope 8 (load BF16"), "{line}");
-    assert!(line.contains("b=(permute_rope 8 (load F32"), "the rows of b go with those of the matrix: {line}");
+    assert!(
+        line.contains("b=(permute_rope 8 (load F32"),
+        "the rows of b go with those of the matrix: {line}"
+    );
 }
 
 #[test]
@@ -225,7 +229,8 @@ fn damaged_weights_name_the_tensor_and_get_no_name() {
 fn what_matches_nothing_is_an_error() {
     let place = Place::new();
     let modelfile = place.storyteller("Modelfile", "");
-    let message = place.fails(1, &["build", "-q", "q4_0", "-t", "m", "--tensor-type", "attn_x=q8_0", &modelfile]);
+    let message =
+        place.fails(1, &["build", "-q", "q4_0", "-t", "m", "--tensor-type", "attn_x=q8_0", &modelfile]);
     assert!(message.contains("matches no tensor"), "{message}");
     assert!(place.fails(2, &["build", "--tensor-type", "attn_v", &modelfile]).contains("no `=`"));
     assert!(place.fails(2, &["build", "-q", "q4_k_x", &modelfile]).contains("did you mean"));
@@ -235,7 +240,10 @@ fn what_matches_nothing_is_an_error() {
 fn exit_codes_tell_whose_fault_it_is() {
     let place = Place::new();
     place.fails(1, &["build", &place.path("absent").display().to_string()]);
-    place.fails(1, &["build", "-t", "m", &place.write("a/Modelfile", "FROM nothing-there\n").display().to_string()]);
+    place.fails(
+        1,
+        &["build", "-t", "m", &place.write("a/Modelfile", "FROM nothing-there\n").display().to_string()],
+    );
     place.fails(2, &["build", "--no-such-option"]);
     place.fails(2, &["build", "-t", "a b", &place.storyteller("Modelfile", "")]);
     let file = place.write("file", "").display().to_string();
@@ -262,7 +270,8 @@ fn models_are_listed_copied_and_removed() {
 #[test]
 fn a_dry_run_changes_nothing() {
     let place = Place::new();
-    let printed = place.ok(&["build", "--dry-run", "-q", "q4_K_M", "-t", "m", &place.storyteller("Modelfile", "")]);
+    let printed =
+        place.ok(&["build", "--dry-run", "-q", "q4_K_M", "-t", "m", &place.storyteller("Modelfile", "")]);
     assert!(printed.contains("m:latest") && printed.contains("Q4_K_M"), "{printed}");
     assert!(!place.path("store").exists());
 }
@@ -270,7 +279,8 @@ fn a_dry_run_changes_nothing() {
 #[test]
 fn the_plan_is_stable() {
     let place = Place::new();
-    let plan = place.ok(&["build", "--emit", "plan", "-q", "q4_K_M", &place.storyteller("Modelfile", "SYSTEM s\n")]);
+    let plan =
+        place.ok(&["build", "--emit", "plan", "-q", "q4_K_M", &place.storyteller("Modelfile", "SYSTEM s\n")]);
     let settings = insta::Settings::clone_current();
     let mut settings = settings;
     settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots"));

@@ -18,7 +18,8 @@ fn read(path: &Path) -> String {
 
 fn message(json: &Json) -> ChatMessage {
     let text = |json: &Json| json.as_str().unwrap_or_default().to_owned();
-    let call = |c: &Json| ToolCall { id: text(&c["id"]), name: text(&c["name"]), arguments: c["arguments"].clone() };
+    let call =
+        |c: &Json| ToolCall { id: text(&c["id"]), name: text(&c["name"]), arguments: c["arguments"].clone() };
     ChatMessage {
         role: text(&json["role"]),
         content: text(&json["content"]),
@@ -43,7 +44,8 @@ fn check(folder: &str, extension: &str, choose: impl Fn(&str) -> Template) {
     let tokens = SpecialTokens { bos: Some("<s>".to_owned()), eos: Some("</s>".to_owned()) };
     let mut checked = 0;
     let mut wrong = Vec::new();
-    let mut paths: Vec<_> = std::fs::read_dir(testdata().join(folder)).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut paths: Vec<_> =
+        std::fs::read_dir(testdata().join(folder)).unwrap().map(|e| e.unwrap().path()).collect();
     paths.sort();
     for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == extension)) {
         let template = choose(&read(path));

@@ -5,8 +5,21 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of the root crate, top to bottom. A room imports only from rooms below it.
 const ROOMS: &[&str] = &[
-    "main", "cli", "pipeline", "runtime", "prompt", "passes", "codegen", "store", "modelfile", "families",
-    "tokenizer", "formats", "ir", "world", "diagnostic",
+    "main",
+    "cli",
+    "pipeline",
+    "runtime",
+    "prompt",
+    "passes",
+    "codegen",
+    "store",
+    "modelfile",
+    "families",
+    "tokenizer",
+    "formats",
+    "ir",
+    "world",
+    "diagnostic",
 ];
 
 /// Files over the limit, each with the reason.

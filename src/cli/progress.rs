@@ -48,14 +48,8 @@ impl Shown {
         let style = if style == Style::Auto && !terminal { Style::Plain } else { style };
         let bar = if style == Style::Auto { ProgressBar::no_length() } else { ProgressBar::hidden() };
         let now = Instant::now();
-        let state = State {
-            what: String::new(),
-            total: 0,
-            done: 0,
-            tensor: String::new(),
-            started: now,
-            told: now,
-        };
+        let state =
+            State { what: String::new(), total: 0, done: 0, tensor: String::new(), started: now, told: now };
         Shown { style, bar, state: Mutex::new(state) }
     }
 
@@ -105,7 +99,14 @@ impl Progress for Shown {
         self.bar.set_message("");
         self.with_state(|s| {
             let now = Instant::now();
-            *s = State { what: what.to_owned(), total: bytes, done: 0, tensor: String::new(), started: now, told: now };
+            *s = State {
+                what: what.to_owned(),
+                total: bytes,
+                done: 0,
+                tensor: String::new(),
+                started: now,
+                told: now,
+            };
         });
     }
 

@@ -193,7 +193,10 @@ impl Chat<'_> {
             ("load duration:", format!("{:.3?}", self.load)),
             ("prompt eval count:", format!("{} token(s)", stats.prompt_eval_count)),
             ("prompt eval duration:", format!("{:.3?}", stats.prompt_eval_duration)),
-            ("prompt eval rate:", format!("{:.2} tokens/s", rate(stats.prompt_eval_count, stats.prompt_eval_duration))),
+            (
+                "prompt eval rate:",
+                format!("{:.2} tokens/s", rate(stats.prompt_eval_count, stats.prompt_eval_duration)),
+            ),
             ("eval count:", format!("{} token(s)", stats.eval_count)),
             ("eval duration:", format!("{:.3?}", stats.eval_duration)),
             ("eval rate:", format!("{:.2} tokens/s", rate(stats.eval_count, stats.eval_duration))),

@@ -57,7 +57,8 @@ pub fn weights_layer(
     sources.still_the_same(world)?;
     let blob = out.finish()?;
     let tensors = keys.iter().zip(&emitted.tensors);
-    let mut values: Vec<_> = tensors.map(|(key, range)| (key.0, range.start, range.end - range.start)).collect();
+    let mut values: Vec<_> =
+        tensors.map(|(key, range)| (key.0, range.start, range.end - range.start)).collect();
     values.push((whole.0, 0, blob.size));
     cache.remember(&blob.digest, blob.size, &values);
     Ok(Layer::new(media::MODEL, blob.digest, blob.size))
@@ -67,7 +68,8 @@ pub fn weights_layer(
 fn stored_already(module: &Module, store: &Store) -> Result<Option<Layer>> {
     let Some(file) = module.verbatim else { return Ok(None) };
     let path = &module.files[file.0].path;
-    let Some(digest) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Digest>().ok()) else {
+    let Some(digest) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Digest>().ok())
+    else {
         return Ok(None);
     };
     if *path != store.blob_path(&digest) {
@@ -123,10 +125,7 @@ fn read_all(source: &SourceFile, mut each: impl FnMut(&[u8]) -> Result<()>) -> R
     let mut at = 0;
     while at < source.file.len() {
         let n = (source.file.len() - at).min(PIECE as u64) as usize;
-        source
-            .file
-            .read_at(at, &mut buffer[..n])
-            .map_err(|e| Diagnostic::io("read", &source.path, &e))?;
+        source.file.read_at(at, &mut buffer[..n]).map_err(|e| Diagnostic::io("read", &source.path, &e))?;
         each(&buffer[..n])?;
         at += n as u64;
     }

@@ -154,10 +154,9 @@ fn chunk(tensor: &Tensor, source: &Source<'_>, rows: Range<u64>) -> Result<Vec<u
     match source {
         Source::Copy(reuse, _) => {
             let mut bytes = vec![0; (rows.end - rows.start) as usize];
-            reuse
-                .file
-                .read_at(reuse.offset + rows.start, &mut bytes)
-                .map_err(|e| of_tensor(tensor, Diagnostic::environment(format!("cannot read the cache: {e}"))))?;
+            reuse.file.read_at(reuse.offset + rows.start, &mut bytes).map_err(|e| {
+                of_tensor(tensor, Diagnostic::environment(format!("cannot read the cache: {e}")))
+            })?;
             Ok(bytes)
         }
         Source::Evaluate(evaluator) => {

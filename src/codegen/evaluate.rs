@@ -37,18 +37,42 @@ pub struct Evaluator<'a> {
 
 /// The expression with the matrices it needs whole already read.
 enum Node<'a> {
-    Load { file: usize, offset: u64, dtype: TensorType },
+    Load {
+        file: usize,
+        offset: u64,
+        dtype: TensorType,
+    },
     Const(&'a [f32]),
     /// Output row `h * d + 2 j + s` is input row `h * d + s * d/2 + j`.
-    PermuteRope { of: Box<Node<'a>>, head_rows: u64 },
-    Split { of: Box<Node<'a>>, start: u64 },
-    Stack { parts: Vec<Node<'a>>, rows_each: u64 },
+    PermuteRope {
+        of: Box<Node<'a>>,
+        head_rows: u64,
+    },
+    Split {
+        of: Box<Node<'a>>,
+        start: u64,
+    },
+    Stack {
+        parts: Vec<Node<'a>>,
+        rows_each: u64,
+    },
     /// A whole matrix in memory.
     Whole(Arc<[f32]>),
     Add(Box<Node<'a>>, Box<Node<'a>>),
     /// `a` is whole, `[rank, cols]`; rows of `b` are made as needed.
-    LowRank { base: Box<Node<'a>>, a: Arc<[f32]>, b: Box<Node<'a>>, rank: usize, scale: f32 },
-    Encode { of: Box<Node<'a>>, dtype: TensorType, imatrix: Option<&'a [f32]>, rows_each: u64 },
+    LowRank {
+        base: Box<Node<'a>>,
+        a: Arc<[f32]>,
+        b: Box<Node<'a>>,
+        rank: usize,
+        scale: f32,
+    },
+    Encode {
+        of: Box<Node<'a>>,
+        dtype: TensorType,
+        imatrix: Option<&'a [f32]>,
+        rows_each: u64,
+    },
 }
 
 impl<'a> Evaluator<'a> {
@@ -191,9 +215,7 @@ impl<'a> Evaluator<'a> {
                 }
                 Ok(())
             }
-            Node::Split { of, start } => {
-                self.values_of(of, rows.start + start..rows.end + start, cols, out)
-            }
+            Node::Split { of, start } => self.values_of(of, rows.start + start..rows.end + start, cols, out),
             Node::Stack { parts, rows_each } => {
                 let mut rest = out;
                 for (part, range) in stacked(rows, *rows_each) {
@@ -304,9 +326,7 @@ fn copy_rows(values: &[f32], rows: Range<u64>, cols: usize, out: &mut [f32]) -> 
 fn node<'a>(expr: &'a Expr, files: &'a [SourceFile]) -> Result<Node<'a>> {
     let boxed = |e: &'a Expr| node(e, files).map(Box::new);
     Ok(match expr {
-        Expr::Load { file, offset, dtype, .. } => {
-            Node::Load { file: file.0, offset: *offset, dtype: *dtype }
-        }
+        Expr::Load { file, offset, dtype, .. } => Node::Load { file: file.0, offset: *offset, dtype: *dtype },
         Expr::Const { values, .. } => Node::Const(values),
         Expr::PermuteRope { of, heads } => {
             let rows = if of.shape().rank() == 1 { of.shape().len() } else { of.shape().rows() };
@@ -373,7 +393,8 @@ mod tests {
         let file: Arc<[u8]> = bytes.into();
         let files = vec![SourceFile { path: "m".into(), file: Arc::new(file) }];
         let shape = Shape(vec![rows, cols]);
-        let load = Expr::Load { file: FileId(0), offset: 0, len: rows * cols * 4, dtype: TensorType::F32, shape };
+        let load =
+            Expr::Load { file: FileId(0), offset: 0, len: rows * cols * 4, dtype: TensorType::F32, shape };
         (files, load)
     }
 

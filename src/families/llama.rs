@@ -110,11 +110,15 @@ fn import(config: &Config) -> Result<Imported> {
         Some(dim) => dim,
         None if embedding.is_multiple_of(heads) => embedding / heads,
         None => {
-            return Err(config.error("num_attention_heads", format!("{heads} does not divide hidden_size")).into());
+            return Err(config
+                .error("num_attention_heads", format!("{heads} does not divide hidden_size"))
+                .into());
         }
     };
     if !head_dim.is_multiple_of(2) {
-        return Err(config.error("head_dim", format!("{head_dim} is odd; rotary positions need pairs")).into());
+        return Err(config
+            .error("head_dim", format!("{head_dim} is odd; rotary positions need pairs"))
+            .into());
     }
     if !heads.is_multiple_of(kv_heads) {
         let message = format!("{kv_heads} does not divide the {heads} attention heads");
@@ -129,10 +133,19 @@ fn import(config: &Config) -> Result<Imported> {
     let number = |value: u64, key: &str| {
         u32::try_from(value).map_err(|_| config.error(key, format!("{value} does not fit in 32 bits")))
     };
-    metadata.set("llama.block_count", number(config.size(["num_hidden_layers", "n_layers", "n_layer"])?, "num_hidden_layers")?);
-    metadata.set("llama.context_length", number(config.size(["max_position_embeddings", "n_ctx"])?, "max_position_embeddings")?);
+    metadata.set(
+        "llama.block_count",
+        number(config.size(["num_hidden_layers", "n_layers", "n_layer"])?, "num_hidden_layers")?,
+    );
+    metadata.set(
+        "llama.context_length",
+        number(config.size(["max_position_embeddings", "n_ctx"])?, "max_position_embeddings")?,
+    );
     metadata.set("llama.embedding_length", number(embedding, "hidden_size")?);
-    metadata.set("llama.feed_forward_length", number(config.size(["intermediate_size", "n_inner"])?, "intermediate_size")?);
+    metadata.set(
+        "llama.feed_forward_length",
+        number(config.size(["intermediate_size", "n_inner"])?, "intermediate_size")?,
+    );
     metadata.set("llama.attention.head_count", number(heads, "num_attention_heads")?);
     metadata.set("llama.attention.head_count_kv", number(kv_heads, "num_key_value_heads")?);
     metadata.set("llama.attention.key_length", number(head_dim, "head_dim")?);
@@ -142,7 +155,12 @@ fn import(config: &Config) -> Result<Imported> {
     let freq_base = config.optional_rope_theta()?;
     metadata.set("llama.rope.freq_base", freq_base.unwrap_or(DEFAULT_FREQ_BASE as f32));
     metadata.set("llama.vocab_size", number(config.size("vocab_size")?, "vocab_size")?);
-    let derived = rope_scaling(config, f64::from(freq_base.unwrap_or(DEFAULT_FREQ_BASE as f32)), head_dim, &mut metadata)?;
+    let derived = rope_scaling(
+        config,
+        f64::from(freq_base.unwrap_or(DEFAULT_FREQ_BASE as f32)),
+        head_dim,
+        &mut metadata,
+    )?;
     let tied = config.optional_bool("tie_word_embeddings")?.unwrap_or(false);
     Ok(Imported { metadata, derived, tied })
 }

@@ -77,7 +77,11 @@ fn wrap(module: &mut Module, pattern: &str, block: Option<u64>, pair: &AdapterPa
     let name = fill_pattern(pattern, block);
     let Some(tensor) = module.tensors.iter_mut().find(|t| t.name == name) else { return false };
     let base = std::mem::replace(&mut tensor.expr, Expr::Stack(vec![]));
-    tensor.expr =
-        Expr::LowRank { base: Box::new(base), a: Box::new(pair.a.clone()), b: Box::new(b), scale: pair.scale };
+    tensor.expr = Expr::LowRank {
+        base: Box::new(base),
+        a: Box::new(pair.a.clone()),
+        b: Box::new(b),
+        scale: pair.scale,
+    };
     true
 }

@@ -25,9 +25,9 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
     if module.texts.is_empty() {
         return Ok(module);
     }
-    let text = module
-        .text("config.json")
-        .ok_or_else(|| Diagnostic::error("the checkpoint has no config.json").help("copy it from the original model"))?;
+    let text = module.text("config.json").ok_or_else(|| {
+        Diagnostic::error("the checkpoint has no config.json").help("copy it from the original model")
+    })?;
     let config = Config::parse(&text.path, &text.bytes)?;
     let architecture = config.optional_strs("architectures")?.and_then(|all| all.first().copied());
     let architecture = architecture.ok_or_else(|| config.error("architectures", "the key is missing"))?;

@@ -206,7 +206,8 @@ fn read_parameters(bytes: &[u8]) -> Result<Vec<(String, ParameterValue)>> {
         };
         let mut all = Vec::new();
         for text in texts {
-            let value = parameter.parse(&text).map_err(|e| damaged(media::PARAMS, format!("`{name}`: {e}")))?;
+            let value =
+                parameter.parse(&text).map_err(|e| damaged(media::PARAMS, format!("`{name}`: {e}")))?;
             all.push(value);
         }
         read.extend(joined(all).map(|v| (name, v)));

@@ -90,7 +90,10 @@ fn resolve_from(module: &mut Module, from: &Spanned<String>, context: &Context<'
 /// The GGUF model of a directory: its only file, or the first shard of its only model.
 fn only_model(directory: &Path, files: Vec<String>) -> Result<PathBuf> {
     let mut firsts = files.iter().filter(|name| {
-        let shard = name.strip_suffix(".gguf").and_then(|n| n.rsplit_once("-of-")).and_then(|(n, _)| n.rsplit_once('-'));
+        let shard = name
+            .strip_suffix(".gguf")
+            .and_then(|n| n.rsplit_once("-of-"))
+            .and_then(|(n, _)| n.rsplit_once('-'));
         shard.is_none_or(|(_, number)| number == "00001")
     });
     match (firsts.next(), firsts.next()) {
@@ -140,7 +143,12 @@ fn load_gguf(module: &mut Module, path: &Path, world: &dyn World) -> Result<()> 
     Ok(())
 }
 
-fn load_stored(module: &mut Module, from: &Spanned<String>, path: &Path, context: &Context<'_>) -> Result<()> {
+fn load_stored(
+    module: &mut Module,
+    from: &Spanned<String>,
+    path: &Path,
+    context: &Context<'_>,
+) -> Result<()> {
     let Some(store) = context.store else { return Err(nowhere(from, path, None)) };
     let Ok(name) = Name::parse(&from.value) else { return Err(nowhere(from, path, None)) };
     let Some(stored) = store.find(&name)? else { return Err(nowhere(from, path, Some(store))) };

@@ -181,7 +181,8 @@ fn explain(source: &Arc<Source>, error: &Error, limits: &Limits) -> Errors {
         }
         _ if raised => {
             let said = detail.unwrap_or_default();
-            Diagnostic::error(format!("the template does not take this conversation: {said}")).code("template-raised")
+            Diagnostic::error(format!("the template does not take this conversation: {said}"))
+                .code("template-raised")
         }
         ErrorKind::SyntaxError => {
             Diagnostic::error(detail.unwrap_or_else(|| root.kind().to_string())).code("template-syntax")
@@ -243,7 +244,9 @@ mod tests {
                 (Some(expected), got) => {
                     wrong.push(format!("{template}\n  jinja2: {expected:?}\n  mdl:    {got:?}"));
                 }
-                (None, Ok(text)) => wrong.push(format!("{template}\n  jinja2: {}\n  mdl:    {text:?}", case["error"])),
+                (None, Ok(text)) => {
+                    wrong.push(format!("{template}\n  jinja2: {}\n  mdl:    {text:?}", case["error"]))
+                }
             }
         }
         assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));

@@ -12,7 +12,12 @@ const MOST_DEPTH: usize = 128;
 ///
 /// # Errors
 /// The value has no JSON form, is nested too deeply, or the fuel runs out.
-pub fn tojson(state: &State<'_, '_>, value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+pub fn tojson(
+    state: &State<'_, '_>,
+    value: &Value,
+    args: Rest<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
     let argument = |position: usize, name: &str| -> Result<Option<Value>, Error> {
         let named: Option<Value> = kwargs.get(name)?;
         Ok(named.or_else(|| args.get(position).cloned()).filter(|v| !v.is_none() && !v.is_undefined()))
@@ -32,7 +37,16 @@ pub fn tojson(state: &State<'_, '_>, value: &Value, args: Rest<Value>, kwargs: K
     };
     let sort_keys = argument(3, "sort_keys")?.is_some_and(|v| v.is_true());
     kwargs.assert_all_used()?;
-    let mut dump = Dump { state, out: String::new(), charged: 0, ensure_ascii, indent, item_separator, key_separator, sort_keys };
+    let mut dump = Dump {
+        state,
+        out: String::new(),
+        charged: 0,
+        ensure_ascii,
+        indent,
+        item_separator,
+        key_separator,
+        sort_keys,
+    };
     dump.value(value, 0)?;
     Ok(Value::from(dump.out))
 }

@@ -90,8 +90,7 @@ impl Loaded {
         write: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<Outcome> {
         let mut sampler = Sampler::new(&options.sampler)?;
-        let limits =
-            Limits { num_predict: options.num_predict, num_keep: options.num_keep, shift: true };
+        let limits = Limits { num_predict: options.num_predict, num_keep: options.num_keep, shift: true };
         let mut receiver = Text {
             tokenizer: &self.tokenizer,
             characters: Utf8Stream::new(),
@@ -171,7 +170,8 @@ fn tensors(module: &Module) -> Result<Vec<Tensor>> {
             return Err(Diagnostic::error(message).help("run `mdl build` first").into());
         };
         let range = usize::try_from(*offset).ok().zip(usize::try_from(offset.saturating_add(*len)).ok());
-        let bytes = maps.get(file.0).zip(range).and_then(|(map, (start, end))| Bytes::mapped(map, start..end));
+        let bytes =
+            maps.get(file.0).zip(range).and_then(|(map, (start, end))| Bytes::mapped(map, start..end));
         let bytes = bytes.ok_or_else(|| {
             Diagnostic::error(format!("tensor `{}` is not within its file", tensor.name)).code("tensor-range")
         })?;
@@ -181,6 +181,5 @@ fn tensors(module: &Module) -> Result<Vec<Tensor>> {
 }
 
 fn map(path: &Path) -> Result<Map> {
-
     Map::open(path).map_err(|e| Diagnostic::io("map", path, &e).into())
 }

@@ -33,10 +33,13 @@ fn check_blob(store: &Store, model: &Stored, digest: &Digest) -> Result<()> {
     let file = std::fs::File::open(&path).map_err(|e| failed(&e))?;
     let found = Digest::of_reader(file, &|_| {}).map_err(|e| failed(&e))?;
     if found != *digest {
-        return Err(Diagnostic::error(format!("the weights of `{}` are damaged: the blob {digest} has other bytes", model.name))
-            .code("damaged-blob")
-            .help("run `mdl verify`, then build or pull the model again")
-            .into());
+        return Err(Diagnostic::error(format!(
+            "the weights of `{}` are damaged: the blob {digest} has other bytes",
+            model.name
+        ))
+        .code("damaged-blob")
+        .help("run `mdl verify`, then build or pull the model again")
+        .into());
     }
     if SystemWorld.stamp(&canonical).ok().as_ref() == Some(&stamp) {
         cache.remember_digest(&canonical, &stamp, digest);

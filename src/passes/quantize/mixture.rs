@@ -86,21 +86,15 @@ const Q3_K_M_RULES: &[Rule] = &[
     (AttentionOutput, EightExperts, Q5_K),
     (AttentionOutput, Always, Q4_K),
 ];
-const Q3_K_L_RULES: &[Rule] = &[
-    (AttentionV, Always, Q5_K),
-    (FeedForwardDown, Always, Q5_K),
-    (AttentionOutput, Always, Q5_K),
-];
+const Q3_K_L_RULES: &[Rule] =
+    &[(AttentionV, Always, Q5_K), (FeedForwardDown, Always, Q5_K), (AttentionOutput, Always, Q5_K)];
 const Q4_K_S_RULES: &[Rule] = &[
     (AttentionV, First(4), Q5_K),
     (FeedForwardDown, FirstPart(8), Q5_K),
     (AttentionOutput, EightExperts, Q5_K),
 ];
-const Q4_K_M_RULES: &[Rule] = &[
-    (AttentionV, MoreBits, Q6_K),
-    (FeedForwardDown, MoreBits, Q6_K),
-    (AttentionOutput, EightExperts, Q5_K),
-];
+const Q4_K_M_RULES: &[Rule] =
+    &[(AttentionV, MoreBits, Q6_K), (FeedForwardDown, MoreBits, Q6_K), (AttentionOutput, EightExperts, Q5_K)];
 const Q5_K_M_RULES: &[Rule] = &[(AttentionV, MoreBits, Q6_K), (FeedForwardDown, MoreBits, Q6_K)];
 const IQ4_RULES: &[Rule] = &[
     (AttentionV, HeadsPerKv(4), Q5_K),
@@ -108,12 +102,7 @@ const IQ4_RULES: &[Rule] = &[
     (AttentionOutput, EightExperts, Q5_K),
 ];
 
-const fn preset(
-    name: &'static str,
-    file_type: u32,
-    base: TensorType,
-    rules: &'static [Rule],
-) -> Preset {
+const fn preset(name: &'static str, file_type: u32, base: TensorType, rules: &'static [Rule]) -> Preset {
     Preset { name, file_type, base, rules }
 }
 
@@ -144,14 +133,8 @@ pub const PRESETS: &[Preset] = &[
 pub const ALIASES: &[(&str, &str)] = &[("q3_K", "q3_K_M"), ("q4_K", "q4_K_M"), ("q5_K", "q5_K_M")];
 
 /// The type that takes the place of one whose block does not divide the row.
-pub const NARROWER: &[(TensorType, TensorType)] = &[
-    (Q2_K, Q4_0),
-    (Q3_K, Q4_0),
-    (Q4_K, Q5_0),
-    (Q5_K, Q5_1),
-    (Q6_K, Q8_0),
-    (IQ4_XS, IQ4_NL),
-];
+pub const NARROWER: &[(TensorType, TensorType)] =
+    &[(Q2_K, Q4_0), (Q3_K, Q4_0), (Q4_K, Q5_0), (Q5_K, Q5_1), (Q6_K, Q8_0), (IQ4_XS, IQ4_NL)];
 
 /// Parts of names of tensors that stay as they are, whatever the preset: small, and sensitive.
 pub const KEPT: &[&str] = &[

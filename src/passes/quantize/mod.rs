@@ -36,8 +36,7 @@ impl TensorTypeRule {
                 .code("tensor-type")
                 .help("write REGEX=TYPE, such as `--tensor-type 'attn_v=q6_K'`")
         };
-        let (pattern, name) =
-            text.rsplit_once('=').ok_or_else(|| wrong(format!("`{text}` has no `=`")))?;
+        let (pattern, name) = text.rsplit_once('=').ok_or_else(|| wrong(format!("`{text}` has no `=`")))?;
         let dtype = TensorType::from_name(name.trim())
             .filter(|t| producible(*t))
             .ok_or_else(|| wrong(format!("`{name}` is no type that can be produced")))?;
@@ -208,9 +207,10 @@ fn source_type(expr: &Expr) -> TensorType {
     match expr {
         Expr::Load { dtype, .. } => *dtype,
         Expr::Const { .. } => TensorType::F32,
-        Expr::Encode { of, .. } | Expr::PermuteRope { of, .. } | Expr::Split { of, .. } | Expr::Transpose(of) => {
-            source_type(of)
-        }
+        Expr::Encode { of, .. }
+        | Expr::PermuteRope { of, .. }
+        | Expr::Split { of, .. }
+        | Expr::Transpose(of) => source_type(of),
         Expr::Stack(parts) => parts.first().map_or(TensorType::F32, source_type),
         Expr::Add(left, _) => source_type(left),
         Expr::LowRank { base, .. } => source_type(base),
@@ -282,7 +282,9 @@ fn matches_nothing(rule: &TensorTypeRule, names: &[String]) -> Diagnostic {
     let d = Diagnostic::error(format!("`--tensor-type {pattern}={}` matches no tensor", rule.dtype))
         .code("tensor-type");
     match names.iter().min_by_key(|n| strsim::levenshtein(n, pattern)) {
-        Some(near) => d.help(format!("the nearest name is `{near}`; `mdl build --emit plan` prints them all")),
+        Some(near) => {
+            d.help(format!("the nearest name is `{near}`; `mdl build --emit plan` prints them all"))
+        }
         None => d,
     }
 }

@@ -26,9 +26,7 @@ pub fn write_json(out: &mut impl Write, value: &Value) -> fmt::Result {
                 out.write_char(']')
             }
         },
-        Value::Map(map) => {
-            write_members(out, map.entries.iter().map(|(k, v)| (k.as_str(), v)))
-        }
+        Value::Map(map) => write_members(out, map.entries.iter().map(|(k, v)| (k.as_str(), v))),
         Value::Struct(s) => {
             let kept = |(f, v): &(&FieldType, &Value)| !f.omit_empty || v.is_true();
             let members = s.kind.fields.iter().zip(&s.fields).filter(kept).map(|(f, v)| (f.json, v));
@@ -79,7 +77,9 @@ fn write_string(out: &mut impl Write, s: &str) -> fmt::Result {
             '\n' => out.write_str("\\n")?,
             '\r' => out.write_str("\\r")?,
             '\t' => out.write_str("\\t")?,
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => write!(out, "\\u{:04x}", c as u32)?,
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
+                write!(out, "\\u{:04x}", c as u32)?
+            }
             c => out.write_char(c)?,
         }
     }

@@ -141,7 +141,10 @@ impl<'s> PipelineReader<'s> {
                     && matches!(first.term, Term::Constant(_) | Term::Nil | Term::Dot)
                 {
                     let message = "a value cannot receive the result of the command before it";
-                    return Err(self.error(first.place, message).help("only a function can follow `|`").into());
+                    return Err(self
+                        .error(first.place, message)
+                        .help("only a function can follow `|`")
+                        .into());
                 }
                 commands.push(Command { operands });
             }
@@ -233,7 +236,8 @@ impl<'s> PipelineReader<'s> {
         }
         Err(if KEYWORDS.contains(&word) {
             let message = format!("`{word}` is not a value");
-            self.error(place, message).label("either a value is missing after it, or it stands in the wrong place")
+            self.error(place, message)
+                .label("either a value is missing after it, or it stands in the wrong place")
         } else {
             let names = super::functions::function_names().collect::<Vec<_>>().join(", ");
             self.error(place, format!("the function `{word}` is not defined"))
@@ -265,7 +269,11 @@ impl<'s> PipelineReader<'s> {
         expected.sort_unstable();
         expected.dedup();
         let diagnostic = self.error(place, message);
-        if expected.is_empty() { diagnostic } else { diagnostic.label(format!("expected {}", expected.join(" or "))) }
+        if expected.is_empty() {
+            diagnostic
+        } else {
+            diagnostic.label(format!("expected {}", expected.join(" or ")))
+        }
     }
 }
 

@@ -131,7 +131,8 @@ impl Value {
         use serde_json::Value as Json;
         let below = || {
             nesting.checked_sub(1).ok_or_else(|| {
-                Diagnostic::error("a value given to the template is nested too deeply").code("template-budget")
+                Diagnostic::error("a value given to the template is nested too deeply")
+                    .code("template-budget")
             })
         };
         Ok(match json {
