@@ -87,6 +87,16 @@ fn resolve_from(module: &mut Module, from: &Spanned<String>, context: &Context<'
     }
 }
 
+/// A GGUF file, or all shards of one, as a module: its metadata and its tensors as they are.
+///
+/// # Errors
+/// A file is missing or malformed.
+pub fn open_gguf(world: &dyn World, path: &Path) -> Result<Module> {
+    let mut module = Module::default();
+    load_gguf(&mut module, path, world)?;
+    Ok(module)
+}
+
 /// The GGUF model of a directory: its only file, or the first shard of its only model.
 fn only_model(directory: &Path, files: Vec<String>) -> Result<PathBuf> {
     let mut firsts = files.iter().filter(|name| {
