@@ -1,6 +1,6 @@
 //! Blocks back to single precision.
 //!
-//! One definition per format, compiled once for each [`Level`]. Each value is computed on its own,
+//! One definition per format, compiled for plain machines and for AVX2. Each value is computed on its own,
 //! with the operations in the order written, so every level gives the same bits.
 
 use std::fmt;
@@ -96,12 +96,11 @@ pub fn dequantize_at(
     }
     match level.min(Level::detect()) {
         Level::Portable => decode_values(ty, bytes, out),
+        // With AVX-512 the compiler makes gathers and byte permutations that are slower, and memory
+        // is the bound before arithmetic is.
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Level::detect` found every feature of the level.
-        Level::Avx2 => unsafe { decode_values_avx2(ty, bytes, out) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Level::Avx512Vnni => unsafe { decode_values_avx512(ty, bytes, out) },
+        // SAFETY: `Level::detect` found every feature of AVX2's level.
+        Level::Avx2 | Level::Avx512Vnni => unsafe { decode_values_avx2(ty, bytes, out) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => decode_values(ty, bytes, out),
     }
@@ -111,12 +110,6 @@ pub fn dequantize_at(
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,f16c")]
 fn decode_values_avx2(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
-    decode_values(ty, bytes, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
-fn decode_values_avx512(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
     decode_values(ty, bytes, out);
 }
 
@@ -224,8 +217,8 @@ impl Decode<32> for BlockQ5_0 {
     fn decode(&self, out: &mut [f32; 32]) {
         let d = self.d.to_f32();
         let quants = five_bits(&self.qs, self.qh);
-        for j in 0..32 {
-            out[j] = (quants[j] - 16) as f32 * d;
+        for (v, q) in out.iter_mut().zip(quants) {
+            *v = (q - 16) as f32 * d;
         }
     }
 }
@@ -235,8 +228,8 @@ impl Decode<32> for BlockQ5_1 {
     fn decode(&self, out: &mut [f32; 32]) {
         let (d, m) = (self.d.to_f32(), self.m.to_f32());
         let quants = five_bits(&self.qs, self.qh);
-        for j in 0..32 {
-            out[j] = quants[j] as f32 * d + m;
+        for (v, q) in out.iter_mut().zip(quants) {
+            *v = q as f32 * d + m;
         }
     }
 }
@@ -245,23 +238,36 @@ impl Decode<32> for BlockQ8_0 {
     #[inline(always)]
     fn decode(&self, out: &mut [f32; 32]) {
         let d = self.d.to_f32();
-        for j in 0..32 {
-            out[j] = f32::from(self.qs[j]) * d;
+        for (v, q) in out.iter_mut().zip(self.qs) {
+            *v = f32::from(q) * d;
         }
     }
+}
+
+/// Each byte holds two bits of four quants, which lie 32 apart.
+#[inline(always)]
+fn two_bits(qs: &[u8; 64]) -> [u8; 256] {
+    let mut quants = [0; 256];
+    for (quants, qs) in quants.as_chunks_mut::<128>().0.iter_mut().zip(qs.as_chunks::<32>().0) {
+        for part in 0..4 {
+            for l in 0..32 {
+                quants[32 * part + l] = (qs[l] >> (2 * part)) & 3;
+            }
+        }
+    }
+    quants
 }
 
 impl Decode<256> for BlockQ2_K {
     #[inline(always)]
     fn decode(&self, out: &mut [f32; 256]) {
         let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
+        let quants = two_bits(&self.qs);
         for j in 0..16 {
             let scale = d * f32::from(self.scales[j] & 15);
             let min = dmin * f32::from(self.scales[j] >> 4);
-            let (qs, shift) = (&self.qs[j / 8 * 32 + j % 2 * 16..][..16], j / 2 % 4 * 2);
-            let values = &mut out[16 * j..][..16];
-            for l in 0..16 {
-                values[l] = scale * f32::from((qs[l] >> shift) & 3) - min;
+            for l in 16 * j..16 * j + 16 {
+                out[l] = scale * f32::from(quants[l]) - min;
             }
         }
     }
@@ -272,14 +278,16 @@ impl Decode<256> for BlockQ3_K {
     fn decode(&self, out: &mut [f32; 256]) {
         let d = self.d.to_f32();
         let scales = unpack_q3_scales(&self.scales);
-        for j in 0..16 {
-            let scale = d * (i32::from(scales[j]) - 32) as f32;
-            let (qs, shift) = (&self.qs[j / 8 * 32 + j % 2 * 16..][..16], j / 2 % 4 * 2);
-            let high = &self.hmask[j % 2 * 16..][..16];
-            let values = &mut out[16 * j..][..16];
-            for l in 0..16 {
-                let quant = ((qs[l] >> shift) & 3) | ((high[l] >> (j / 2)) & 1) << 2;
-                values[l] = scale * (i32::from(quant) - 4) as f32;
+        let mut quants = two_bits(&self.qs);
+        for (part, quants) in quants.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for (q, high) in quants.iter_mut().zip(&self.hmask) {
+                *q |= ((high >> part) & 1) << 2;
+            }
+        }
+        for (j, scale) in scales.iter().enumerate() {
+            let scale = d * (i32::from(*scale) - 32) as f32;
+            for l in 16 * j..16 * j + 16 {
+                out[l] = scale * (i32::from(quants[l]) - 4) as f32;
             }
         }
     }
@@ -322,16 +330,17 @@ impl Decode<256> for BlockQ6_K {
     #[inline(always)]
     fn decode(&self, out: &mut [f32; 256]) {
         let d = self.d.to_f32();
+        let mut quants = two_bits(&self.qh);
+        for (quants, ql) in quants.as_chunks_mut::<128>().0.iter_mut().zip(self.ql.as_chunks::<64>().0) {
+            for l in 0..64 {
+                quants[l] = quants[l] << 4 | (ql[l] & 15);
+                quants[64 + l] = quants[64 + l] << 4 | ql[l] >> 4;
+            }
+        }
         for j in 0..16 {
             let scale = d * f32::from(self.scales[j]);
-            // Of 128 values, the quarters 0 and 2 share bytes 0 to 31, the quarters 1 and 3 the rest.
-            let (half, quarter, at) = (j / 8, j / 2 % 4, j % 2 * 16);
-            let low = &self.ql[64 * half + 32 * (quarter % 2) + at..][..16];
-            let high = &self.qh[32 * half + at..][..16];
-            let values = &mut out[16 * j..][..16];
-            for l in 0..16 {
-                let quant = ((low[l] >> (quarter / 2 * 4)) & 15) | ((high[l] >> (2 * quarter)) & 3) << 4;
-                values[l] = scale * (i32::from(quant) - 32) as f32;
+            for l in 16 * j..16 * j + 16 {
+                out[l] = scale * (i32::from(quants[l]) - 32) as f32;
             }
         }
     }
@@ -341,19 +350,18 @@ impl Decode<256> for BlockQ8_K {
     #[inline(always)]
     fn decode(&self, out: &mut [f32; 256]) {
         let d = f32::from_le_bytes(self.d);
-        for j in 0..256 {
-            out[j] = d * f32::from(self.qs[j]);
+        for (v, q) in out.iter_mut().zip(self.qs) {
+            *v = d * f32::from(q);
         }
     }
 }
 
 /// `scale * table[q]` for 32 quants in nibbles.
 #[inline(always)]
-fn decode_table(scale: f32, table: &[i8; 16], qs: &[u8], out: &mut [f32]) {
-    let (low, high) = out.split_at_mut(16);
+fn decode_table(scale: f32, table: &[i8; 16], qs: &[u8; 16], out: &mut [f32; 32]) {
     for j in 0..16 {
-        low[j] = scale * f32::from(table[usize::from(qs[j] & 15)]);
-        high[j] = scale * f32::from(table[usize::from(qs[j] >> 4)]);
+        out[j] = scale * f32::from(table[usize::from(qs[j] & 15)]);
+        out[j + 16] = scale * f32::from(table[usize::from(qs[j] >> 4)]);
     }
 }
 
@@ -369,10 +377,11 @@ impl Decode<256> for BlockIQ4_XS {
     fn decode(&self, out: &mut [f32; 256]) {
         let d = self.d.to_f32();
         let high = u16::from_le_bytes(self.scales_h);
-        for j in 0..8 {
+        let sub_blocks = self.qs.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<32>().0);
+        for (j, (qs, values)) in sub_blocks.enumerate() {
             let low = (self.scales_l[j / 2] >> (j % 2 * 4)) & 15;
             let scale = d * (i32::from(low) + (i32::from(high >> (2 * j) & 3) << 4) - 32) as f32;
-            decode_table(scale, &IQ4_VALUES, &self.qs[16 * j..][..16], &mut out[32 * j..][..32]);
+            decode_table(scale, &IQ4_VALUES, qs, values);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Our bytes against ggml's reference: `testdata/golden/quantize` says how those were made.
 
+#![allow(clippy::unwrap_used, reason = "this is all tests")]
+
 use std::fs;
 use std::path::PathBuf;
 

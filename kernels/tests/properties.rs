@@ -1,6 +1,8 @@
 //! What must hold for any numbers: levels agree bit for bit, rows stand alone, nothing panics and
 //! nothing that is not finite gets in or out.
 
+#![allow(clippy::unwrap_used, reason = "this is all tests")]
+
 use mdl_kernels::check::check;
 use mdl_kernels::{
     BadBlock, Level, QuantizeError, TensorType, dequantizable, dequantize, dequantize_at, quantizable,

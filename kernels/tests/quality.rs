@@ -1,5 +1,7 @@
 //! What each format costs: a committed table of size and error.
 
+#![allow(clippy::unwrap_used, reason = "this is all tests")]
+
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;

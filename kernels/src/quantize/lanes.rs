@@ -10,7 +10,7 @@ use crate::blocks::IQ4_VALUES;
 
 /// Adding and taking away 1.5 * 2^23 rounds a number of magnitude up to 2^22 to the nearest
 /// integer, ties to even.
-const ROUNDER: f32 = 12_582_912.0;
+pub(super) const ROUNDER: f32 = 12_582_912.0;
 
 /// The integer nearest to `value`, ties to even; outside +-2^22 whatever the bits then say, which
 /// the formats' definition relies on. NaN and infinities give 0 and -2^22.
@@ -176,7 +176,8 @@ impl Lanes for f32 {
     fn nearest_iq4(self) -> (Self, Self) {
         let mut index = 0;
         for bound in IQ4_BOUNDS {
-            index += usize::from(!(self < bound));
+            // Not `self >= bound`, which NaN would fail.
+            index += if self < bound { 0 } else { 1 };
         }
         (index as f32, f32::from(IQ4_VALUES[index]))
     }
@@ -297,5 +298,150 @@ impl Lanes for Eight {
             value = Self::select(below, value, Self::splat(f32::from(IQ4_VALUES[k + 1])));
         }
         (index, value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bounds_of_iq4_are_where_distances_tie() {
+        for (k, bound) in IQ4_BOUNDS.into_iter().enumerate() {
+            let (low, high) = (f32::from(IQ4_VALUES[k]), f32::from(IQ4_VALUES[k + 1]));
+            let mut x = bound;
+            for _ in 0..100 {
+                x = x.next_down();
+                assert!(x - low < high - x, "{x}");
+            }
+            let mut x = bound;
+            for _ in 0..100 {
+                assert!(x - low >= high - x, "{x}");
+                x = x.next_up();
+            }
+        }
+    }
+
+    #[test]
+    fn nearest_is_to_even_and_follows_the_bits_beyond() {
+        for (value, rounded) in [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (4194303.0, 4194303)] {
+            assert_eq!(nearest(value), rounded);
+        }
+        assert_eq!(nearest(f32::NAN), 0);
+        assert_eq!(nearest(f32::INFINITY), -0x40_0000);
+        assert_eq!(nearest(f32::NEG_INFINITY), -0x40_0000);
+    }
+
+    const HOSTILE: [f32; 32] = [
+        0.0,
+        -0.0,
+        0.5,
+        -0.5,
+        1.5,
+        2.5,
+        -2.5,
+        7.49,
+        7.5,
+        15.5,
+        -16.5,
+        31.4999,
+        300.0,
+        -300.0,
+        4194303.0,
+        -4194303.0,
+        1e-45,
+        -1e-45,
+        1e-38,
+        -1e-38,
+        1e30,
+        -1e30,
+        8388608.0,
+        16777216.0,
+        f32::MAX,
+        f32::MIN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        -127.0,
+        113.0,
+        -4.5,
+    ];
+
+    type Unary<S> = fn(S) -> S;
+    type Binary<S> = fn(S, S) -> S;
+
+    /// Each lane must do what one lane alone does.
+    fn agrees<S: Lanes>() {
+        fn bits(values: &[f32]) -> Vec<u32> {
+            values.iter().map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }).collect()
+        }
+        let unary: [(Unary<S>, Unary<f32>); 7] = [
+            (S::abs, Lanes::abs),
+            (S::sqrt, Lanes::sqrt),
+            (S::nearest, Lanes::nearest),
+            (|s| s.nearest().low_byte(), |v| Lanes::nearest(v).low_byte()),
+            (|s| s.level(-8.0, 7.0), |v| v.level(-8.0, 7.0)),
+            (|s| s.nearest_iq4().0, |v| v.nearest_iq4().0),
+            (|s| s.nearest_iq4().1, |v| v.nearest_iq4().1),
+        ];
+        let binary: [(Binary<S>, Binary<f32>); 9] = [
+            (|a, b| a + b, |a, b| a + b),
+            (|a, b| a - b, |a, b| a - b),
+            (|a, b| a * b, |a, b| a * b),
+            (|a, b| a / b, |a, b| a / b),
+            (S::lesser, Lanes::lesser),
+            (S::greater, Lanes::greater),
+            (|a, b| S::select(a.below(b), a, b), |a, b| f32::select(a.below(b), a, b)),
+            (|a, b| S::select(a.equal(b), a, S::splat(3.0)), |a, b| f32::select(a.equal(b), a, 3.0)),
+            (
+                |a, b| S::select(S::but_not(a.below(S::splat(9.0)), a.below(b)), a, b),
+                |a, b| f32::select(f32::but_not(a.below(9.0), a.below(b)), a, b),
+            ),
+        ];
+        for turn in 0..HOSTILE.len() {
+            let mut turned = HOSTILE;
+            turned.rotate_left(turn);
+            let (a, b) = (&HOSTILE[..S::COUNT], &turned[..S::COUNT]);
+            let mut out = [0.0; 16];
+            for (lanes, one) in unary {
+                lanes(S::load(b)).store(&mut out);
+                let expected: Vec<f32> = b.iter().map(|v| one(*v)).collect();
+                assert_eq!(bits(&out[..S::COUNT]), bits(&expected), "{b:?}");
+            }
+            for (lanes, one) in binary {
+                lanes(S::load(a), S::load(b)).store(&mut out);
+                let expected: Vec<f32> = a.iter().zip(b).map(|(a, b)| one(*a, *b)).collect();
+                assert_eq!(bits(&out[..S::COUNT]), bits(&expected), "{a:?} {b:?}");
+            }
+        }
+        let values: Vec<f32> = (0..16 * 32).map(|i| i as f32).collect();
+        let mut columns = [S::splat(0.0); 32];
+        S::transpose(&values[..S::COUNT * 32], &mut columns);
+        for (j, column) in columns.iter().enumerate() {
+            let mut out = [0.0; 16];
+            column.store(&mut out);
+            for (lane, v) in out[..S::COUNT].iter().enumerate() {
+                assert_eq!(*v, (lane * 32 + j) as f32);
+            }
+        }
+        assert!(S::all(S::splat(0.0).below(S::splat(1.0))) && !S::any(S::splat(1.0).below(S::splat(1.0))));
+        let mut one = [0.0; 16];
+        one[S::COUNT - 1] = 1.0;
+        let one = S::splat(0.5).below(S::load(&one));
+        assert!(S::any(one) && S::all(one) == (S::COUNT == 1));
+    }
+
+    #[test]
+    fn lanes_do_what_one_does() {
+        agrees::<f32>();
+        agrees::<Eight>();
+        #[cfg(target_arch = "x86_64")]
+        for level in crate::Level::available() {
+            match level {
+                crate::Level::Portable => {}
+                crate::Level::Avx2 => agrees::<super::super::x86::Avx2>(),
+                crate::Level::Avx512Vnni => agrees::<super::super::x86::Avx512>(),
+            }
+        }
     }
 }

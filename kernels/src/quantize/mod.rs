@@ -11,11 +11,13 @@
 //! | [`scheme`] | the others, as data: which search, over which sub-blocks, under which weights |
 //! | [`search`] | the searches for a sub-block's scale |
 //! | [`lanes`] | the vectors the searches run on |
+//! | [`row`] | a row by its scheme: sub-blocks into lanes |
 //! | [`pack`] | from the sub-blocks' scales to a block |
 
 mod lanes;
 mod pack;
 mod round;
+mod row;
 mod scheme;
 mod search;
 #[cfg(target_arch = "x86_64")]
@@ -247,7 +249,7 @@ fn encode<S: Lanes>(ty: TensorType, rows: &[f32], cols: usize, importance: Optio
         Some(scheme) => {
             let row_bytes = cols / ty.block_len() * ty.block_bytes();
             for (row, out) in rows.chunks_exact(cols).zip(out.chunks_exact_mut(row_bytes)) {
-                pack::encode_row::<S>(ty, &scheme, row, importance, out);
+                row::encode::<S>(ty, &scheme, row, importance, out);
             }
         }
         None => round::encode(ty, rows, out),

@@ -1,206 +1,55 @@
-//! From the searched scales of sub-blocks to blocks: quantize the scales, then put each value at
+//! From the searched scales of sub-blocks to a block: quantize the scales, then put each value at
 //! its nearest level under the scale as stored.
 
 use super::lanes::{Lanes, nearest};
 use super::round::{fifth_bits, nibbles};
-use super::scheme::{Scheme, Search, Weights};
-use super::search::{self, Affine, Fit, ZERO};
-use crate::TensorType;
+use super::scheme::{Scales, Search};
+use super::search::{self, Affine, ZERO};
 use crate::blocks::*;
 
-/// Values searched together: enough for sixteen lanes of 32.
-const CHUNK: usize = 512;
-
-/// What the searches found for the sub-blocks of a chunk, at most 32 of them.
-struct Fits {
-    scale: [f32; CHUNK / 16],
-    min: [f32; CHUNK / 16],
-    inverse: [f32; CHUNK / 16],
-    origin: [f32; CHUNK / 16],
+/// What the searches found for the `SUBS` sub-blocks of a block: see [`search::Fit`].
+pub(super) struct BlockFits<'a, const SUBS: usize> {
+    pub search: Search,
+    pub scales: Scales,
+    /// Of the scales and of the minimums, where [`Scales::Searched`].
+    pub super_scales: [SuperScale; 2],
+    pub scale: &'a [f32; SUBS],
+    pub min: &'a [f32; SUBS],
+    pub inverse: &'a [f32; SUBS],
+    pub origin: &'a [f32; SUBS],
     /// The sum of the weights.
-    weight: [f32; CHUNK / 16],
+    pub weight: &'a [f32; SUBS],
 }
 
-/// The part of [`Fits`] that belongs to one block of `SUBS` sub-blocks.
-struct BlockFits<'a, const SUBS: usize> {
-    search: Search,
-    /// The search was weighted by importance.
-    important: bool,
-    scale: &'a [f32; SUBS],
-    min: &'a [f32; SUBS],
-    inverse: &'a [f32; SUBS],
-    origin: &'a [f32; SUBS],
-    weight: &'a [f32; SUBS],
+/// Scales (or minimums) of up to sixteen sub-blocks as `d * level`.
+#[derive(Clone, Copy)]
+pub(super) struct SuperScale {
+    pub d: Half,
+    pub levels: [u8; 16],
 }
 
-/// One row by its scheme.
-#[inline(always)]
-pub(super) fn encode_row<S: Lanes>(
-    ty: TensorType,
-    scheme: &Scheme,
-    row: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-) {
-    let row_spread = spread(scheme, row, true);
-    let chunk_bytes = CHUNK / ty.block_len() * ty.block_bytes();
-    for (i, (x, out)) in row.chunks(CHUNK).zip(out.chunks_mut(chunk_bytes)).enumerate() {
-        let importance = importance.map(|columns| &columns[i * CHUNK..][..x.len()]);
-        let none = [0.0; CHUNK / 16];
-        let mut fits = Fits { scale: none, min: none, inverse: none, origin: none, weight: none };
-        match scheme.len {
-            16 => search_chunk::<S, 16>(scheme, x, importance, row_spread, &mut fits),
-            _ => search_chunk::<S, 32>(scheme, x, importance, row_spread, &mut fits),
-        }
-        let important = importance.is_some();
-        match ty {
-            TensorType::Q4_0 => pack_blocks::<S, BlockQ4_0, 32, 1>(scheme, important, x, &fits, out),
-            TensorType::Q4_1 => pack_blocks::<S, BlockQ4_1, 32, 1>(scheme, important, x, &fits, out),
-            TensorType::Q5_0 => pack_blocks::<S, BlockQ5_0, 32, 1>(scheme, important, x, &fits, out),
-            TensorType::Q5_1 => pack_blocks::<S, BlockQ5_1, 32, 1>(scheme, important, x, &fits, out),
-            TensorType::Q2_K => pack_blocks::<S, BlockQ2_K, 256, 16>(scheme, important, x, &fits, out),
-            TensorType::Q3_K => pack_blocks::<S, BlockQ3_K, 256, 16>(scheme, important, x, &fits, out),
-            TensorType::Q4_K => pack_blocks::<S, BlockQ4_K, 256, 8>(scheme, important, x, &fits, out),
-            TensorType::Q5_K => pack_blocks::<S, BlockQ5_K, 256, 8>(scheme, important, x, &fits, out),
-            TensorType::Q6_K => pack_blocks::<S, BlockQ6_K, 256, 16>(scheme, important, x, &fits, out),
-            TensorType::IQ4_NL => pack_blocks::<S, BlockIQ4_NL, 32, 1>(scheme, important, x, &fits, out),
-            TensorType::IQ4_XS => pack_blocks::<S, BlockIQ4_XS, 256, 8>(scheme, important, x, &fits, out),
-            _ => {}
-        }
-    }
-}
+impl SuperScale {
+    pub const ZERO: SuperScale = SuperScale { d: Half([0; 2]), levels: [0; 16] };
 
-/// The `s` of [`Weights::Spread`] for these values, if it is taken over whole rows or not, as
-/// asked; else 0.
-#[inline(always)]
-fn spread(scheme: &Scheme, x: &[f32], whole_row: bool) -> f32 {
-    match scheme.weights {
-        Weights::Spread(spread) if spread.span.is_none() == whole_row => {
-            let mut sum = 0.0;
-            for v in x {
-                sum += v * v;
-            }
-            spread.times * sum / if whole_row { x.len() as f32 } else { spread.divisor }
+    /// The greatest of `scales`, none of which is negative, at `top`.
+    #[inline(always)]
+    fn greatest(scales: &[f32], top: u8) -> SuperScale {
+        let mut max = 0.0;
+        for &s in scales {
+            max = if s > max { s } else { max };
         }
-        _ => 0.0,
-    }
-}
-
-/// Searches the sub-blocks of up to [`CHUNK`] values, as many at a time as there are lanes.
-#[inline(always)]
-fn search_chunk<S: Lanes, const LEN: usize>(
-    scheme: &Scheme,
-    x: &[f32],
-    importance: Option<&[f32]>,
-    row_spread: f32,
-    fits: &mut Fits,
-) {
-    let mut spreads = [row_spread; CHUNK / 16];
-    if let Weights::Spread(over) = scheme.weights
-        && let Some(span) = over.span
-    {
-        for (x, spreads) in x.chunks(span).zip(spreads.chunks_mut(span / LEN)) {
-            spreads.fill(spread(scheme, x, false));
+        let inverse = if max > 0.0 { f32::from(top) / max } else { 0.0 };
+        let mut levels = [0; 16];
+        for (l, s) in levels.iter_mut().zip(scales) {
+            *l = (nearest(inverse * s) as u8).min(top);
         }
-    }
-    let zero = S::splat(0.0);
-    for first in (0..x.len() / LEN).step_by(S::COUNT) {
-        let (mut values, mut weights) = ([zero; LEN], [zero; LEN]);
-        load_sub_blocks::<S, LEN>(&x[first * LEN..], &mut values);
-        if let Some(importance) = importance {
-            load_sub_blocks::<S, LEN>(&importance[first * LEN..], &mut weights);
-        }
-        weigh(scheme.weights, &values, S::load(&spreads[first..]), &mut weights);
-        let fit = match scheme.search {
-            Search::Affine(affine) => search::affine(&values, &weights, &affine),
-            Search::Symmetric(half) => search::symmetric(&values, &weights, half),
-            Search::Greedy(half) => Fit::of_scale(search::greedy(&values, half).0),
-            Search::Nonlinear => Fit::of_scale(search::nonlinear(&values, &weights)),
-        };
-        let mut sum = zero;
-        for &w in &weights {
-            sum = sum + w;
-        }
-        fit.scale.store(&mut fits.scale[first..]);
-        fit.min.store(&mut fits.min[first..]);
-        fit.inverse.store(&mut fits.inverse[first..]);
-        fit.origin.store(&mut fits.origin[first..]);
-        sum.store(&mut fits.weight[first..]);
-    }
-}
-
-/// Sub-blocks into lanes; lanes beyond the last sub-block hold zeros.
-#[inline(always)]
-fn load_sub_blocks<S: Lanes, const LEN: usize>(x: &[f32], out: &mut [S; LEN]) {
-    let whole = S::COUNT * LEN;
-    if x.len() >= whole {
-        S::transpose(&x[..whole], out);
-    } else {
-        let mut padded = [0.0; CHUNK];
-        padded[..x.len()].copy_from_slice(x);
-        S::transpose(&padded[..whole], out);
-    }
-}
-
-/// `weights` holds the importance of each value, if there is any.
-#[inline(always)]
-fn weigh<S: Lanes, const LEN: usize>(by: Weights, x: &[S; LEN], spread: S, weights: &mut [S; LEN]) {
-    match by {
-        Weights::Magnitude => {
-            for i in 0..LEN {
-                weights[i] = x[i].abs();
-            }
-        }
-        Weights::MagnitudeAndRms => {
-            let mut sum = S::splat(0.0);
-            for &v in x {
-                sum = sum + v * v;
-            }
-            let rms = (sum / S::splat(LEN as f32)).sqrt();
-            for i in 0..LEN {
-                weights[i] = rms + x[i].abs();
-            }
-        }
-        Weights::Square => {
-            for i in 0..LEN {
-                weights[i] = x[i] * x[i];
-            }
-        }
-        Weights::Importance => {}
-        Weights::Spread(_) => {
-            for i in 0..LEN {
-                weights[i] = weights[i] * (spread + x[i] * x[i]).sqrt();
-            }
-        }
+        SuperScale { d: Half::from_f32(max / f32::from(top)), levels }
     }
 }
 
 /// A block of `N` values in `SUBS` sub-blocks.
-trait Pack<const N: usize, const SUBS: usize>: bytemuck::Pod {
+pub(super) trait Pack<const N: usize, const SUBS: usize>: bytemuck::Pod {
     fn pack<S: Lanes>(x: &[f32; N], fits: &BlockFits<'_, SUBS>) -> Self;
-}
-
-#[inline(always)]
-fn pack_blocks<S: Lanes, B: Pack<N, SUBS>, const N: usize, const SUBS: usize>(
-    scheme: &Scheme,
-    important: bool,
-    x: &[f32],
-    fits: &Fits,
-    out: &mut [u8],
-) {
-    let blocks: &mut [B] = bytemuck::cast_slice_mut(out);
-    for (i, (block, x)) in blocks.iter_mut().zip(x.as_chunks::<N>().0).enumerate() {
-        let fits = BlockFits {
-            search: scheme.search,
-            important,
-            scale: &fits.scale.as_chunks().0[i],
-            min: &fits.min.as_chunks().0[i],
-            inverse: &fits.inverse.as_chunks().0[i],
-            origin: &fits.origin.as_chunks().0[i],
-            weight: &fits.weight.as_chunks().0[i],
-        };
-        *block = B::pack::<S>(x, &fits);
-    }
 }
 
 impl<const SUBS: usize> BlockFits<'_, SUBS> {
@@ -246,39 +95,6 @@ fn levels_at<const LEN: usize>(
     }
 }
 
-/// Scales that are not negative as `d * 0..=top`: by the greatest, or by a search under weights.
-#[inline(always)]
-fn positive_scales<const SUBS: usize>(
-    scales: &[f32; SUBS],
-    weights: &[f32; SUBS],
-    important: bool,
-    top: u8,
-) -> (Half, [u8; SUBS]) {
-    let mut levels = [0; SUBS];
-    if important {
-        let (d, found) = search::positive(scales, weights, f32::from(top));
-        for (l, level) in levels.iter_mut().zip(found) {
-            *l = level as u8;
-        }
-        return (Half::from_f32(d), levels);
-    }
-    let mut max = 0.0;
-    for &s in scales {
-        max = if s > max { s } else { max };
-    }
-    let inverse = if max > 0.0 { f32::from(top) / max } else { 0.0 };
-    for (l, s) in levels.iter_mut().zip(scales) {
-        *l = (nearest(inverse * s) as u8).min(top);
-    }
-    (Half::from_f32(max / f32::from(top)), levels)
-}
-
-/// The scale of greatest magnitude, and that magnitude.
-#[inline(always)]
-fn greatest<const SUBS: usize>(scales: &[f32; SUBS]) -> (f32, f32) {
-    search::extreme(scales)
-}
-
 /// What Q2_K, Q4_K and Q5_K share: two scales, the sub-blocks' scales and minimums as packed in
 /// `BYTES` bytes, and levels.
 struct AffineBlock<const BYTES: usize> {
@@ -294,16 +110,20 @@ struct AffineBlock<const BYTES: usize> {
 fn affine_block<const LEN: usize, const SUBS: usize, const BYTES: usize>(
     x: &[f32; 256],
     fits: &BlockFits<'_, SUBS>,
-    (top, top_scale): (i32, u8),
+    top: i32,
     pack: impl Fn(&[u8; SUBS], &[u8; SUBS]) -> [u8; BYTES],
     unpack: impl Fn(&[u8; BYTES]) -> ([u8; SUBS], [u8; SUBS]),
 ) -> AffineBlock<BYTES> {
-    let mut negated = [0.0; SUBS];
-    for j in 0..SUBS {
-        negated[j] = -fits.min[j];
-    }
-    let (d, scales) = positive_scales(fits.scale, fits.weight, fits.important, top_scale);
-    let (dmin, mins) = positive_scales(&negated, fits.weight, fits.important, top_scale);
+    let [scale, min] = match fits.scales {
+        Scales::Greatest(top) => {
+            [SuperScale::greatest(fits.scale, top), SuperScale::greatest(&fits.min.map(|m| -m), top)]
+        }
+        _ => fits.super_scales,
+    };
+    let (d, dmin) = (scale.d, min.d);
+    let (mut scales, mut mins) = ([0; SUBS], [0; SUBS]);
+    scales.copy_from_slice(&scale.levels[..SUBS]);
+    mins.copy_from_slice(&min.levels[..SUBS]);
     let packed = pack(&scales, &mins);
     let (scales, mins) = unpack(&packed);
     let mut levels = [0; 256];
@@ -415,7 +235,7 @@ impl Pack<256, 16> for BlockQ2_K {
     #[inline(always)]
     fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 16>) -> Self {
         let AffineBlock { d, dmin, packed, levels } =
-            affine_block::<16, 16, 16>(x, fits, (3, 15), pack_q2_scales, unpack_q2_scales);
+            affine_block::<16, 16, 16>(x, fits, 3, pack_q2_scales, unpack_q2_scales);
         BlockQ2_K { scales: packed, qs: two_bits(&levels, 0), d, dmin }
     }
 }
@@ -424,7 +244,7 @@ impl Pack<256, 8> for BlockQ4_K {
     #[inline(always)]
     fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 8>) -> Self {
         let AffineBlock { d, dmin, packed, levels } =
-            affine_block::<32, 8, 12>(x, fits, (15, 63), pack_k4_scales, unpack_k4_scales);
+            affine_block::<32, 8, 12>(x, fits, 15, pack_k4_scales, unpack_k4_scales);
         BlockQ4_K { d, dmin, scales: packed, qs: far_nibbles(&levels) }
     }
 }
@@ -433,7 +253,7 @@ impl Pack<256, 8> for BlockQ5_K {
     #[inline(always)]
     fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 8>) -> Self {
         let AffineBlock { d, dmin, packed, levels } =
-            affine_block::<32, 8, 12>(x, fits, (31, 63), pack_q5_scales, unpack_k4_scales);
+            affine_block::<32, 8, 12>(x, fits, 31, pack_q5_scales, unpack_k4_scales);
         BlockQ5_K { d, dmin, scales: packed, qh: far_bits(&levels, 4), qs: far_nibbles(&levels) }
     }
 }
@@ -443,14 +263,14 @@ impl Pack<256, 16> for BlockQ3_K {
     fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 16>) -> Self {
         // From 0 to 63, standing for -32 to 31.
         let mut packed = [0; 16];
-        let d = if fits.important {
+        let d = if fits.scales == Scales::Symmetric {
             let fit = search::symmetric(fits.scale, fits.weight, 32.0);
             let of_scales =
                 BlockFits { search: Search::Symmetric(32.0), inverse: &[fit.inverse; 16], ..*fits };
             of_scales.levels(0, fits.scale, &mut packed);
             fit.scale
         } else {
-            let (max, _) = greatest(fits.scale);
+            let (max, _) = search::extreme(fits.scale);
             if max == 0.0 {
                 0.0
             } else {
@@ -479,7 +299,7 @@ impl Pack<256, 16> for BlockQ3_K {
 impl Pack<256, 16> for BlockQ6_K {
     #[inline(always)]
     fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 16>) -> Self {
-        let (max, magnitude) = greatest(fits.scale);
+        let (max, magnitude) = search::extreme(fits.scale);
         if magnitude < ZERO {
             return bytemuck::Zeroable::zeroed();
         }
@@ -565,7 +385,7 @@ impl Pack<32, 1> for BlockIQ4_NL {
 impl Pack<256, 8> for BlockIQ4_XS {
     #[inline(always)]
     fn pack<S: Lanes>(x: &[f32; 256], fits: &BlockFits<'_, 8>) -> Self {
-        let (max, _) = greatest(fits.scale);
+        let (max, _) = search::extreme(fits.scale);
         let d = -max / 32.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
         let mut scales_h = 0u16;

@@ -76,8 +76,8 @@ fn symmetric(x: &[f32; 32], half: f32) -> (Half, [u8; 32]) {
     let d = max / -half;
     let id = inverse(d);
     let mut levels = [0; 32];
-    for j in 0..32 {
-        levels[j] = truncate(x[j] * id + (half + 0.5)).min(2 * half as i32 - 1) as u8;
+    for (l, v) in levels.iter_mut().zip(x) {
+        *l = truncate(v * id + (half + 0.5)).min(2 * half as i32 - 1) as u8;
     }
     (Half::from_f32(d), levels)
 }
@@ -93,8 +93,8 @@ fn affine(x: &[f32; 32], top: f32) -> (Half, Half, [u8; 32]) {
     let d = (max - min) / top;
     let id = inverse(d);
     let mut levels = [0; 32];
-    for j in 0..32 {
-        levels[j] = truncate((x[j] - min) * id + 0.5).min(top as i32) as u8;
+    for (l, v) in levels.iter_mut().zip(x) {
+        *l = truncate((v - min) * id + 0.5).min(top as i32) as u8;
     }
     (Half::from_f32(d), Half::from_f32(min), levels)
 }
@@ -145,8 +145,8 @@ pub(super) fn nibbles(levels: &[u8; 32]) -> [u8; 16] {
 #[inline(always)]
 pub(super) fn fifth_bits(levels: &[u8; 32]) -> [u8; 4] {
     let mut bits = 0u32;
-    for j in 0..32 {
-        bits |= (u32::from(levels[j]) >> 4 & 1) << j;
+    for (j, l) in levels.iter().enumerate() {
+        bits |= (u32::from(*l) >> 4 & 1) << j;
     }
     bits.to_le_bytes()
 }
@@ -158,11 +158,11 @@ impl Round<32> for BlockQ8_0 {
         let d = magnitude / 127.0;
         let id = inverse(d);
         let mut qs = [0; 32];
-        for j in 0..32 {
+        for (q, v) in qs.iter_mut().zip(x) {
             // Half-way cases go away from zero. Adding the number just below a half does that,
             // where adding a half would lift 0.49999997 to 1.
-            let v = x[j] * id;
-            qs[j] = truncate(v + 0.5f32.next_down().copysign(v)) as i8;
+            let v = v * id;
+            *q = truncate(v + 0.5f32.next_down().copysign(v)) as i8;
         }
         BlockQ8_0 { d: Half::from_f32(d), qs }
     }
@@ -177,8 +177,8 @@ impl Round<256> for BlockQ8_K {
             return block;
         }
         let inverse = -127.0 / max;
-        for j in 0..256 {
-            block.qs[j] = nearest(inverse * x[j]).min(127) as i8;
+        for (q, v) in block.qs.iter_mut().zip(x) {
+            *q = nearest(inverse * v).min(127) as i8;
         }
         for (sum, qs) in block.bsums.iter_mut().zip(block.qs.as_chunks::<16>().0) {
             *sum = qs.iter().fold(0i16, |sum, q| sum + i16::from(*q)).to_le_bytes();

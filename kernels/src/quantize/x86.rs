@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
 
-use super::lanes::{IQ4_BOUNDS, Lanes};
+use super::lanes::{IQ4_BOUNDS, Lanes, ROUNDER};
 use crate::blocks::IQ4_VALUES;
 
 /// Eight lanes of AVX2.
@@ -137,7 +137,7 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn nearest(self) -> Self {
-        let sum = self + Self::splat(12_582_912.0);
+        let sum = self + Self::splat(ROUNDER);
         // SAFETY: as in `splat`.
         Avx2(unsafe {
             let bits = _mm256_and_si256(_mm256_castps_si256(sum.0), _mm256_set1_epi32(0x7f_ffff));
@@ -277,7 +277,7 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn nearest(self) -> Self {
-        let sum = self + Self::splat(12_582_912.0);
+        let sum = self + Self::splat(ROUNDER);
         // SAFETY: as in `splat`.
         Avx512(unsafe {
             let bits = _mm512_and_si512(_mm512_castps_si512(sum.0), _mm512_set1_epi32(0x7f_ffff));
