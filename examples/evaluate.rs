@@ -134,10 +134,6 @@ fn speed(model: &str, prompt: usize, n: usize) -> Result<()> {
     }
     let decode = started.elapsed();
     let rate = |n: usize, seconds: f64| n as f64 / seconds;
-    println!(
-        "{:.1} {:.1}",
-        rate(prompt, prefill.as_secs_f64()),
-        rate(n, decode.as_secs_f64())
-    );
+    println!("{:.1} {:.1}", rate(prompt, prefill.as_secs_f64()), rate(n, decode.as_secs_f64()));
     Ok(())
 }

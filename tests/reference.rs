@@ -43,7 +43,8 @@ fn ids(value: &serde_json::Value) -> Vec<u32> {
 }
 
 fn session(loaded: &Loaded) -> Session {
-    let options = SessionOptions { context: 512, columns: 128, outputs: 64, kv: mdl::runtime::kv::KvType::F32 };
+    let options =
+        SessionOptions { context: 512, columns: 128, outputs: 64, kv: mdl::runtime::kv::KvType::F32 };
     loaded.model.session(&options).unwrap()
 }
 
@@ -83,7 +84,8 @@ fn check_greedy(loaded: &Loaded, reference: &serde_json::Value, error: f64) {
 
 fn check_perplexity(loaded: &Loaded, reference: &serde_json::Value, limit: f64) {
     for entry in reference["perplexity"].as_array().unwrap() {
-        let text = std::fs::read_to_string(testdata(&entry["text"].as_str().unwrap().replace("tiny-", ""))).unwrap();
+        let text =
+            std::fs::read_to_string(testdata(&entry["text"].as_str().unwrap().replace("tiny-", ""))).unwrap();
         let options = EncodeOptions { add_special: true, parse_special: false };
         let tokens = loaded.tokenizer.encode(&text, options);
         let mut session = session(loaded);

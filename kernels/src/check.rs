@@ -158,7 +158,6 @@ mod tests {
                     assert_eq!(check(ty, &bytes), Ok(()), "{ty}");
                     bytes[size * 130 + at..][..pattern.len()].copy_from_slice(pattern);
                     assert_eq!(check(ty, &bytes), Err(BadBlock { index: 130, what }), "{ty}");
-                    // One below the pattern is the largest finite number.
                 }
             }
         }

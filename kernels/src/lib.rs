@@ -9,9 +9,9 @@
 //! | [`tensor_type`] | the GGML tensor types: ids, names, block geometry |
 //! | [`level`] | which instruction set runs, detected once |
 //! | [`blocks`] | how each format lays out one block |
-//! | [`quantize()`](mod@quantize) | single precision to blocks, plain or by importance |
-//! | [`dequantize()`](mod@dequantize) | blocks to single precision |
-//! | [`check()`](mod@check) | blocks that could only decode to NaN |
+//! | [`mod@quantize`] | single precision to blocks, plain or by importance |
+//! | [`mod@dequantize`] | blocks to single precision |
+//! | [`mod@check`] | blocks that could only decode to NaN |
 //! | [`map`] | files as read-only memory |
 //! | [`ops`] | the operations of inference: matmul, norm, rope, attention |
 //! | [`region`] | one parallel region per step, a barrier after each operation |

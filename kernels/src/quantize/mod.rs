@@ -7,12 +7,12 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`round`] | formats that round to a grid fixed by the block's extremes |
-//! | [`scheme`] | the others, as data: which search, over which sub-blocks, under which weights |
-//! | [`search`] | the searches for a sub-block's scale |
-//! | [`lanes`] | the vectors the searches run on |
-//! | [`row`] | a row by its scheme: sub-blocks into lanes |
-//! | [`pack`] | from the sub-blocks' scales to a block |
+//! | `round` | formats that round to a grid fixed by the block's extremes |
+//! | `scheme` | the others, as data: which search, over which sub-blocks, under which weights |
+//! | `search` | the searches for a sub-block's scale |
+//! | `lanes` | the vectors the searches run on |
+//! | `row` | a row by its scheme: sub-blocks into lanes |
+//! | `pack` | from the sub-blocks' scales to a block |
 
 mod lanes;
 mod pack;
