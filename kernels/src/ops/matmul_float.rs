@@ -110,11 +110,11 @@ fn tiles<S: Simd, T: Float, const R: usize, const C: usize>(
     let mut row = 0;
     macro_rules! rows_of {
         ($r:expr) => {
-            while row + $r <= rows.len() {
+            while rows.len() - row >= $r {
                 let w: [&[u8]; $r] =
                     std::array::from_fn(|i| &bytes[(row + i) * row_bytes..(row + i + 1) * row_bytes]);
                 let mut c = 0;
-                while c + C <= n {
+                while n - c >= C {
                     let tile = dots::<S, T, $r, C>(
                         s,
                         w,
