@@ -285,6 +285,9 @@ pub struct Team<S> {
     /// `None` for a team of one, which works on the caller's thread.
     pool: Option<rayon::ThreadPool>,
     scratch: Vec<Mutex<S>>,
+    /// Held by the region that runs. Two at once would wait for each other's threads at their
+    /// barriers.
+    turn: Mutex<()>,
 }
 
 impl<S: Send> Team<S> {
@@ -302,7 +305,8 @@ impl<S: Send> Team<S> {
                 Some(named.build().map_err(|e| e.to_string())?)
             }
         };
-        Ok(Team { pool, scratch: (0..threads).map(|_| Mutex::new(scratch())).collect() })
+        let scratch = (0..threads).map(|_| Mutex::new(scratch())).collect();
+        Ok(Team { pool, scratch, turn: Mutex::new(()) })
     }
 
     /// The number of threads.
@@ -310,7 +314,7 @@ impl<S: Send> Team<S> {
         self.scratch.len()
     }
 
-    /// Runs `operations` in order over `planes`.
+    /// Runs `operations` in order over `planes`. Regions of several callers run one after the other.
     ///
     /// # Panics
     /// If an operation panics, or its grid is not within its plane. The planes are then as they
@@ -340,6 +344,7 @@ impl<S: Send> Team<S> {
             }));
         }
         let planes = &*planes;
+        let _turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
         let next: Vec<AtomicUsize> = grids.iter().map(|_| AtomicUsize::new(0)).collect();
         let barrier = Barrier::new(self.threads());
         let work = |index: usize| {
@@ -511,6 +516,29 @@ mod tests {
                 assert_eq!(chain(threads, tile), expected, "{threads} threads, tiles {tile:?}");
             }
         }
+    }
+
+    #[test]
+    fn callers_take_turns() {
+        let team = Team::new(2, || 0).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut planes = Planes::default();
+                    let a = planes.add(Kind::F32, 5, 7).unwrap();
+                    let b = planes.add(Kind::F32, 5, 3).unwrap();
+                    let steps = [
+                        Sum { from: a, to: b, columns: 5, width: 3, tile: (1, 1), plus: 1.0 },
+                        Sum { from: b, to: a, columns: 5, width: 7, tile: (1, 1), plus: 1.0 },
+                    ];
+                    for _ in 0..50 {
+                        planes.f32(a).fill(0.0);
+                        team.run(&mut planes, &steps);
+                        assert_eq!(planes.f32(a)[..2], [7.0, 8.0]);
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use mdl_kernels::TensorType;
+
 use super::backend::cpu::{Cpu, CpuOptions};
 use super::backend::{Backend, Column, State};
 use super::kv::{KvType, Shift};
@@ -25,21 +27,14 @@ pub struct SessionOptions {
     pub columns: usize,
     /// Logits of a step at most; 1 to generate, more for [`Session::logits_all`].
     pub outputs: usize,
-    /// How keys and values are stored.
-    pub kv: KvType,
+    /// How keys and values are stored; `None` for float32 beside float32 weights, half precision
+    /// beside all others.
+    pub kv: Option<KvType>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { context: 4096, columns: 256, outputs: 1, kv: KvType::F16 }
-    }
-}
-
-impl SessionOptions {
-    fn room(&self) -> Room {
-        let context = self.context.max(1);
-        let columns = self.columns.clamp(1, context);
-        Room { context, columns, outputs: self.outputs.clamp(1, columns), kv: self.kv }
+        SessionOptions { context: 4096, columns: 256, outputs: 1, kv: None }
     }
 }
 
@@ -72,9 +67,17 @@ impl Model {
         self.backend.program()
     }
 
+    fn room(&self, options: &SessionOptions) -> Room {
+        let context = options.context.max(1);
+        let columns = options.columns.clamp(1, context);
+        let all_f32 = self.program().matrices.iter().all(|m| m.tensor_type() == TensorType::F32);
+        let kv = options.kv.unwrap_or(if all_f32 { KvType::F32 } else { KvType::F16 });
+        Room { context, columns, outputs: options.outputs.clamp(1, columns), kv }
+    }
+
     /// The memory that a session takes beside the weights, known before it is made.
     pub fn memory(&self, options: &SessionOptions) -> Memory {
-        let room = options.room();
+        let room = self.room(options);
         let memory = self.program().memory(&room);
         let scratch = self.backend.scratch_bytes(&room);
         Memory { buffers: memory.buffers.saturating_add(scratch), ..memory }
@@ -85,7 +88,7 @@ impl Model {
     /// # Errors
     /// There is no memory for it.
     pub fn session(&self, options: &SessionOptions) -> Result<Session> {
-        let room = options.room();
+        let room = self.room(options);
         let state = self.backend.state(&room)?;
         Ok(Session { model: self.clone(), room, state, tokens: Vec::new(), columns: Vec::new() })
     }
@@ -256,7 +259,7 @@ mod tests {
     use super::super::testing;
     use super::*;
     use crate::families::spec::*;
-    use mdl_kernels::{Level, TensorType};
+    use mdl_kernels::Level;
 
     const TOKENS: [u32; 21] = [1, 5, 31, 0, 7, 7, 2, 30, 12, 19, 4, 4, 23, 8, 16, 9, 3, 27, 11, 6, 1];
 
@@ -267,7 +270,7 @@ mod tests {
     }
 
     fn options(columns: usize) -> SessionOptions {
-        SessionOptions { context: 32, columns, outputs: columns, kv: KvType::F16 }
+        SessionOptions { context: 32, columns, outputs: columns, kv: Some(KvType::F16) }
     }
 
     fn all_logits(model: &Model, columns: usize) -> Vec<u32> {
@@ -326,6 +329,34 @@ mod tests {
         }
     }
 
+    /// Factors that are all alike are linear scaling.
+    #[test]
+    fn rope_factors_divide_the_frequencies() {
+        let logits = |scaling: RopeScaling, factor: Option<f32>| {
+            let mut spec = testing::spec(false);
+            spec.rope.scaling = scaling;
+            let mut tensors = testing::tensor_list(&spec, &|_| TensorType::F32);
+            if let Some(factor) = factor {
+                tensors.push(Tensor {
+                    name: "rope_freqs.weight".to_owned(),
+                    shape: crate::ir::Shape(vec![16]),
+                    ty: TensorType::F32,
+                    bytes: crate::runtime::weights::Bytes::memory(factor.to_le_bytes().repeat(16)),
+                });
+            }
+            let model = Model::load(spec, tensors, &CpuOptions::default())?;
+            Ok::<_, crate::diagnostic::Errors>(model.session(&options(8))?.prefill(&TOKENS)?.to_vec())
+        };
+        let plain = logits(RopeScaling::None, None).unwrap();
+        assert_eq!(logits(RopeScaling::Factors, Some(1.0)).unwrap(), plain);
+        let linear = logits(RopeScaling::Linear { factor: 4.0 }, None).unwrap();
+        assert_eq!(logits(RopeScaling::Factors, Some(4.0)).unwrap(), linear);
+        assert_ne!(linear, plain);
+        let error = |scaling, factor| logits(scaling, Some(factor)).err().unwrap().to_string();
+        assert_eq!(error(RopeScaling::Factors, 0.0), "tensor `rope_freqs.weight` value 0 is 0");
+        assert!(error(RopeScaling::None, 1.0).contains("does not ask for it"));
+    }
+
     #[test]
     fn a_kept_prefix_changes_nothing() {
         let model = model(&rich(), TensorType::Q8_0, 2, Level::current());
@@ -354,7 +385,7 @@ mod tests {
             let mut spec = testing::spec(false);
             spec.rope.kind = rope;
             let model = model(&spec, TensorType::F32, 2, Level::current());
-            let options = SessionOptions { kv, ..options(8) };
+            let options = SessionOptions { kv: Some(kv), ..options(8) };
             let mut shifted = model.session(&options).unwrap();
             shifted.prefill(&TOKENS[..20]).unwrap();
             assert_eq!(shifted.shift(3), 9);
@@ -392,7 +423,7 @@ mod tests {
     #[test]
     fn memory_is_what_the_buffers_take() {
         let model = model(&testing::spec(false), TensorType::Q4_0, 1, Level::current());
-        let room = options(8).room();
+        let room = model.room(&options(8));
         let memory = model.program().memory(&room);
         assert_eq!(memory.kv, 2 * 32 * 32 * 2);
         // x, qkv, heads, gate_up, selected, logits as floats; inputs of matrices as blocks.

@@ -128,7 +128,7 @@ fn body<S: Simd>(
     let n = positions.len();
     let start = positions.iter().map(|p| p.start).min().unwrap_or(0);
     let end = positions.iter().map(|p| p.end).max().unwrap_or(0);
-    let stride = if n == 0 { 0 } else { scores.len() / n };
+    let stride = scores.len().checked_div(n).unwrap_or(0);
     // Four queries share each load of a block of keys or a row of values.
     let mut first = 0;
     while first < n {
@@ -182,8 +182,8 @@ fn query_scores<S: Simd, const Q: usize>(
         let mut sums = [s.splat(0.0); Q];
         for i in 0..length {
             let keys = head.keys.load(s, (block * length + i) * KEY_BLOCK);
-            for q in 0..Q {
-                sums[q] = s.fma(keys, s.splat(queries[q][i]), sums[q]);
+            for (sum, query) in sums.iter_mut().zip(&queries) {
+                *sum = s.fma(keys, s.splat(query[i]), *sum);
             }
         }
         for (q, sum) in sums.into_iter().enumerate() {

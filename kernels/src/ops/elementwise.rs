@@ -18,7 +18,7 @@ pub(super) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     let r = s.fma(n, s.splat(-0.693_359_4), x);
     let r = s.fma(n, s.splat(2.121_944_4e-4), r);
     let mut p = s.splat(1.987_569_2e-4);
-    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = s.fma(p, r, s.splat(c));
     }
     let p = s.add(s.fma(p, s.mul(r, r), r), s.splat(1.0));
@@ -62,7 +62,7 @@ fn silu<S: Simd>(s: S, x: S::F) -> S::F {
 fn gelu_tanh<S: Simd>(s: S, x: S::F) -> S::F {
     // (1 + tanh(u)) / 2 = 1 / (1 + e^-2u)
     let cubic = s.fma(s.mul(s.mul(x, x), x), s.splat(0.044_715), x);
-    let e = exp(s, s.mul(cubic, s.splat(-1.595_769_1)));
+    let e = exp(s, s.mul(cubic, s.splat(-1.595_769)));
     s.div(x, s.add(s.splat(1.0), e))
 }
 

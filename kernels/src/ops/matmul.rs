@@ -155,21 +155,28 @@ pub enum Store {
     Add,
 }
 
-/// Multiplies the rows `rows` of `weight` with columns `columns` of `x`. `out.column(c)` is column
-/// `columns.start + c`, one value for each of `rows`.
+/// A product to compute.
+#[derive(Clone)]
+pub struct Product<'a> {
+    /// The weight.
+    pub weight: Weight<'a>,
+    /// The rows of it that are wanted.
+    pub rows: Range<usize>,
+    /// All input columns.
+    pub x: Activations<'a>,
+    /// The columns that are wanted.
+    pub columns: Range<usize>,
+    /// What happens to the result.
+    pub store: Store,
+}
+
+/// Multiplies. `out.column(c)` is column `columns.start + c`, one value for each of the product's
+/// rows. `panel` is room that is kept from call to call.
 ///
 /// # Panics
 /// If `rows`, `columns`, the kind or the length of `x` or the length of an output column do not fit.
-pub fn matmul<O: Columns + ?Sized>(
-    level: Level,
-    weight: &Weight<'_>,
-    rows: Range<usize>,
-    x: Activations<'_>,
-    columns: Range<usize>,
-    out: &mut O,
-    store: Store,
-    panel: &mut Panel,
-) {
+pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mut O, panel: &mut Panel) {
+    let Product { weight, rows, x, columns, store } = product;
     assert!(rows.start <= rows.end && rows.end <= weight.rows, "rows {rows:?} of {}", weight.rows);
     let count = columns.len();
     let mut put = |row: usize, c: usize, values: &[f32]| {
@@ -240,7 +247,7 @@ fn columns_of_panel<S: Simd, F: Format>(
     let mut c = 0;
     macro_rules! tiles {
         ($tile:literal) => {
-            while c + $tile <= count {
+            while count - c >= $tile {
                 let tile = panel.multiply::<S, F, $tile>(s, std::array::from_fn(|i| column(c + i)));
                 for (i, values) in tile.iter().enumerate() {
                     put(c + i, values);
@@ -366,7 +373,8 @@ mod tests {
                 Activations::F32(&self.x)
             };
             let mut panel = Panel::default();
-            matmul(level, &self.weight(), rows, x, columns, &mut out[..], Store::Set, &mut panel);
+            let product = Product { weight: self.weight(), rows, x, columns, store: Store::Set };
+            matmul(level, &product, &mut out[..], &mut panel);
             out
         }
     }

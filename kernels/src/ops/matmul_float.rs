@@ -15,52 +15,48 @@ use crate::{Level, TensorType};
 trait Float {
     /// Bytes of one value.
     const BYTES: usize;
+    /// The bytes of sixteen values.
+    type Chunk;
 
-    /// Values `at..at + 16` of a row; zeros beyond its end.
-    fn load<S: Simd>(s: S, row: &[u8], at: usize) -> S::F;
-}
+    /// A row in sixteens, and the bytes that are left.
+    fn chunks(row: &[u8]) -> (&[Self::Chunk], &[u8]);
 
-/// Sixteen values' bytes from value `at`, filled with zeros beyond the end.
-#[inline(always)]
-fn bytes<const N: usize>(row: &[u8], at: usize) -> [u8; N] {
-    let row = &row[at * (N / LANES)..];
-    match row.first_chunk() {
-        Some(chunk) => *chunk,
-        None => {
-            let mut chunk = [0; N];
-            chunk[..row.len()].copy_from_slice(row);
-            chunk
-        }
-    }
+    fn load<S: Simd>(s: S, chunk: &Self::Chunk) -> S::F;
+
+    /// Fewer than sixteen values, filled with zeros.
+    fn load_rest<S: Simd>(s: S, rest: &[u8]) -> S::F;
 }
 
 struct F32;
 struct F16;
 struct Bf16;
 
-impl Float for F32 {
-    const BYTES: usize = 4;
-    #[inline(always)]
-    fn load<S: Simd>(s: S, row: &[u8], at: usize) -> S::F {
-        s.load_f32(&bytes(row, at))
-    }
-}
+macro_rules! float {
+    ($name:ident, $bytes:literal, $load:ident) => {
+        impl Float for $name {
+            const BYTES: usize = $bytes;
+            type Chunk = [u8; $bytes * LANES];
 
-impl Float for F16 {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    fn load<S: Simd>(s: S, row: &[u8], at: usize) -> S::F {
-        s.load_f16(&bytes(row, at))
-    }
+            #[inline(always)]
+            fn chunks(row: &[u8]) -> (&[Self::Chunk], &[u8]) {
+                row.as_chunks()
+            }
+            #[inline(always)]
+            fn load<S: Simd>(s: S, chunk: &Self::Chunk) -> S::F {
+                s.$load(chunk)
+            }
+            #[inline(always)]
+            fn load_rest<S: Simd>(s: S, rest: &[u8]) -> S::F {
+                let mut chunk = [0; $bytes * LANES];
+                chunk[..rest.len()].copy_from_slice(rest);
+                s.$load(&chunk)
+            }
+        }
+    };
 }
-
-impl Float for Bf16 {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    fn load<S: Simd>(s: S, row: &[u8], at: usize) -> S::F {
-        s.load_bf16(&bytes(row, at))
-    }
-}
+float!(F32, 4, load_f32);
+float!(F16, 2, load_f16);
+float!(Bf16, 2, load_bf16);
 
 /// Gives `put(row, column, values)` the products of consecutive rows with each of `n` columns.
 pub(super) fn multiply(
@@ -110,11 +106,11 @@ fn tiles<S: Simd, T: Float, const R: usize, const C: usize>(
     let mut row = 0;
     macro_rules! rows_of {
         ($r:expr) => {
-            while row + $r <= rows.len() {
+            while rows.len() - row >= $r {
                 let w: [&[u8]; $r] =
                     std::array::from_fn(|i| &bytes[(row + i) * row_bytes..(row + i + 1) * row_bytes]);
                 let mut c = 0;
-                while c + C <= n {
+                while n - c >= C {
                     let tile = dots::<S, T, $r, C>(
                         s,
                         w,
@@ -144,33 +140,27 @@ fn dots<S: Simd, T: Float, const R: usize, const C: usize>(
     w: [&[u8]; R],
     x: [&[f32]; C],
 ) -> [[f32; R]; C] {
-    let cols = x[0].len();
-    let w = w.map(|w| &w[..cols * T::BYTES]);
-    let x = x.map(|x| &x[..cols]);
+    let steps = x[0].len() / LANES;
+    let chunks = w.map(|w| &T::chunks(w).0[..steps]);
+    let columns = x.map(|x| &x.as_chunks::<LANES>().0[..steps]);
     let mut sums = [[s.splat(0.0); R]; C];
-    let mut at = 0;
-    while at + LANES <= cols {
-        let mut columns = [s.splat(0.0); C];
-        for c in 0..C {
-            let mut chunk = [0.0; LANES];
-            chunk.copy_from_slice(&x[c][at..at + LANES]);
-            columns[c] = s.load(&chunk);
-        }
+    for i in 0..steps {
+        let x: [S::F; C] = std::array::from_fn(|c| s.load(&columns[c][i]));
         for r in 0..R {
-            let weights = T::load(s, w[r], at);
+            let weights = T::load(s, &chunks[r][i]);
             for c in 0..C {
-                sums[c][r] = s.fma(weights, columns[c], sums[c][r]);
+                sums[c][r] = s.fma(weights, x[c], sums[c][r]);
             }
         }
-        at += LANES;
     }
-    if at < cols {
+    let rest = steps * LANES;
+    if rest < x[0].len() {
         for c in 0..C {
-            let mut rest = [0.0; LANES];
-            rest[..cols - at].copy_from_slice(&x[c][at..]);
-            let column = s.load(&rest);
+            let mut last = [0.0; LANES];
+            last[..x[c].len() - rest].copy_from_slice(&x[c][rest..]);
+            let column = s.load(&last);
             for r in 0..R {
-                sums[c][r] = s.fma(T::load(s, w[r], at), column, sums[c][r]);
+                sums[c][r] = s.fma(T::load_rest(s, T::chunks(w[r]).1), column, sums[c][r]);
             }
         }
     }

@@ -34,34 +34,33 @@ impl Panel {
     pub(super) fn unpack<F: Format>(&mut self, rows: &[u8], cols: usize) {
         let (groups, subs) = (cols / 4, cols / F::SUB);
         let row_bytes = cols / F::BLOCK * F::BYTES;
-        let count = rows.len() / row_bytes;
+        let count = (rows.len() / row_bytes).min(LANES);
         self.u.resize(groups, [0; 64]);
         self.scale.resize(subs, [0.0; LANES]);
         self.min.resize(if F::MIN { subs } else { 0 }, [0.0; LANES]);
-        if count < LANES {
-            self.u.fill([0; 64]);
-            self.scale.fill([0.0; LANES]);
-            self.min.fill([0.0; LANES]);
-        }
-        let mut block = Unpacked::ZERO;
-        for (row, bytes) in rows.chunks_exact(row_bytes).take(LANES).enumerate() {
-            let groups = self.u.chunks_exact_mut(F::BLOCK / 4);
-            let scales = self.scale.chunks_exact_mut(F::BLOCK / F::SUB);
-            let mut minima = self.min.chunks_exact_mut(F::BLOCK / F::SUB);
-            for ((bytes, groups), scales) in bytes.chunks_exact(F::BYTES).zip(groups).zip(scales) {
-                F::unpack(bytes, &mut block);
-                for (group, u) in groups.iter_mut().zip(block.u.as_chunks::<4>().0) {
-                    group.as_chunks_mut::<4>().0[row] = *u;
+        // All rows of a block, then their groups: a line of the panel is written once.
+        let mut blocks = [const { Unpacked::ZERO }; LANES];
+        let groups = self.u.chunks_exact_mut(F::BLOCK / 4);
+        let scales = self.scale.chunks_exact_mut(F::BLOCK / F::SUB);
+        let mut minima = self.min.chunks_exact_mut(F::BLOCK / F::SUB);
+        for (i, (groups, scales)) in groups.zip(scales).enumerate() {
+            let start = i * F::BYTES;
+            for (row, block) in blocks[..count].iter_mut().enumerate() {
+                F::unpack(&rows[row * row_bytes + start..][..F::BYTES], block);
+            }
+            for (g, group) in groups.iter_mut().enumerate() {
+                for (row, to) in group.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                    *to = blocks[row].u.as_chunks::<4>().0[g];
                 }
-                for (scales, scale) in scales.iter_mut().zip(block.scale) {
-                    scales[row] = scale;
-                }
-                if F::MIN
-                    && let Some(minima) = minima.next()
-                {
-                    for (minima, min) in minima.iter_mut().zip(block.min) {
-                        minima[row] = min;
-                    }
+            }
+            for (sub, scales) in scales.iter_mut().enumerate() {
+                *scales = std::array::from_fn(|row| blocks[row].scale[sub]);
+            }
+            if F::MIN
+                && let Some(minima) = minima.next()
+            {
+                for (sub, minima) in minima.iter_mut().enumerate() {
+                    *minima = std::array::from_fn(|row| blocks[row].min[sub]);
                 }
             }
         }

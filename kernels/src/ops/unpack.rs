@@ -63,13 +63,14 @@ fn fifth_bits(bits: &[u8], to: &mut [u8]) {
 }
 
 macro_rules! format {
-    ($name:ident, $block:literal, $bytes:literal, $sub:literal, { $($const:tt)* }, |$b:ident, $to:ident| $body:block) => {
+    ($name:ident: $block:literal values, $bytes:literal bytes, a scale for $sub:literal;
+     $(const $const:ident: $ty:ty = $value:expr;)* |$b:ident, $to:ident| $body:block) => {
         pub(super) struct $name;
         impl Format for $name {
             const BLOCK: usize = $block;
             const BYTES: usize = $bytes;
             const SUB: usize = $sub;
-            $($const)*
+            $(const $const: $ty = $value;)*
 
             #[inline(always)]
             fn unpack($b: &[u8], $to: &mut Unpacked) {
@@ -81,86 +82,40 @@ macro_rules! format {
 }
 
 // d: half, 32 nibbles; w = d * (q - 8).
-format!(
-    Q4_0,
-    32,
-    18,
-    32,
-    {
-        const OFFSET: i32 = 8;
-    },
-    |b, to| {
-        to.scale[0] = half(b, 0);
-        nibbles(&b[2..], &mut to.u);
-    }
-);
+format! { Q4_0: 32 values, 18 bytes, a scale for 32; const OFFSET: i32 = 8; |b, to| {
+    to.scale[0] = half(b, 0);
+    nibbles(&b[2..], &mut to.u);
+}}
 
 // d, m: half, 32 nibbles; w = d * q + m.
-format!(
-    Q4_1,
-    32,
-    20,
-    32,
-    {
-        const MIN: bool = true;
-    },
-    |b, to| {
-        to.scale[0] = half(b, 0);
-        to.min[0] = -half(b, 2);
-        nibbles(&b[4..], &mut to.u);
-    }
-);
+format! { Q4_1: 32 values, 20 bytes, a scale for 32; const MIN: bool = true; |b, to| {
+    to.scale[0] = half(b, 0);
+    to.min[0] = -half(b, 2);
+    nibbles(&b[4..], &mut to.u);
+}}
 
 // d: half, 32 fifth bits, 32 nibbles; w = d * (q - 16).
-format!(
-    Q5_0,
-    32,
-    22,
-    32,
-    {
-        const OFFSET: i32 = 16;
-    },
-    |b, to| {
-        to.scale[0] = half(b, 0);
-        nibbles(&b[6..], &mut to.u);
-        fifth_bits(&b[2..], &mut to.u);
-    }
-);
+format! { Q5_0: 32 values, 22 bytes, a scale for 32; const OFFSET: i32 = 16; |b, to| {
+    to.scale[0] = half(b, 0);
+    nibbles(&b[6..], &mut to.u);
+    fifth_bits(&b[2..], &mut to.u);
+}}
 
 // d, m: half, 32 fifth bits, 32 nibbles; w = d * q + m.
-format!(
-    Q5_1,
-    32,
-    24,
-    32,
-    {
-        const MIN: bool = true;
-    },
-    |b, to| {
-        to.scale[0] = half(b, 0);
-        to.min[0] = -half(b, 2);
-        nibbles(&b[8..], &mut to.u);
-        fifth_bits(&b[4..], &mut to.u);
-    }
-);
+format! { Q5_1: 32 values, 24 bytes, a scale for 32; const MIN: bool = true; |b, to| {
+    to.scale[0] = half(b, 0);
+    to.min[0] = -half(b, 2);
+    nibbles(&b[8..], &mut to.u);
+    fifth_bits(&b[4..], &mut to.u);
+}}
 
 // d: half, 32 int8; w = d * q.
-format!(
-    Q8_0,
-    32,
-    34,
-    32,
-    {
-        const OFFSET: i32 = 128;
-        const HIGH: bool = true;
-    },
-    |b, to| {
-        to.scale[0] = half(b, 0);
-        for (u, q) in to.u[..32].iter_mut().zip(&b[2..]) {
-            *u = q ^ 128;
-        }
+format! { Q8_0: 32 values, 34 bytes, a scale for 32; const OFFSET: i32 = 128; const HIGH: bool = true; |b, to| {
+    to.scale[0] = half(b, 0);
+    for (u, q) in to.u[..32].iter_mut().zip(&b[2..]) {
+        *u = q ^ 128;
     }
-);
+}}
 
 /// The values of IQ4_NL and IQ4_XS, plus 128.
 const IQ4: [u8; 16] = {
@@ -175,94 +130,56 @@ const IQ4: [u8; 16] = {
 };
 
 // d: half, 32 nibbles; w = d * table[q].
-format!(
-    Iq4Nl,
-    32,
-    18,
-    32,
-    {
-        const OFFSET: i32 = 128;
-        const HIGH: bool = true;
-    },
-    |b, to| {
-        to.scale[0] = half(b, 0);
-        nibbles(&b[2..], &mut to.u);
-        for u in &mut to.u[..32] {
-            *u = IQ4[usize::from(*u & 15)];
-        }
+format! { Iq4Nl: 32 values, 18 bytes, a scale for 32; const OFFSET: i32 = 128; const HIGH: bool = true; |b, to| {
+    to.scale[0] = half(b, 0);
+    nibbles(&b[2..], &mut to.u);
+    for u in &mut to.u[..32] {
+        *u = IQ4[usize::from(*u & 15)];
     }
-);
+}}
 
 // d: half, high 2 bits of 8 scales, low 4 bits of them, 256 nibbles; w = d * (scale - 32) * table[q].
-format!(
-    Iq4Xs,
-    256,
-    136,
-    32,
-    {
-        const OFFSET: i32 = 128;
-        const HIGH: bool = true;
-    },
-    |b, to| {
-        let d = half(b, 0);
-        let high = u16::from_le_bytes([b[2], b[3]]);
-        for j in 0..8 {
-            let low = b[4 + j / 2] >> (4 * (j % 2)) & 15;
-            let scale = low | ((high >> (2 * j)) as u8 & 3) << 4;
-            to.scale[j] = d * f32::from(scale as i8 - 32);
-            nibbles(&b[8 + 16 * j..], &mut to.u[32 * j..]);
-        }
-        for u in &mut to.u {
-            *u = IQ4[usize::from(*u & 15)];
-        }
+format! { Iq4Xs: 256 values, 136 bytes, a scale for 32; const OFFSET: i32 = 128; const HIGH: bool = true; |b, to| {
+    let d = half(b, 0);
+    let high = u16::from_le_bytes([b[2], b[3]]);
+    for j in 0..8 {
+        let low = b[4 + j / 2] >> (4 * (j % 2)) & 15;
+        let scale = low | ((high >> (2 * j)) as u8 & 3) << 4;
+        to.scale[j] = d * f32::from(scale as i8 - 32);
+        nibbles(&b[8 + 16 * j..], &mut to.u[32 * j..]);
     }
-);
+    for u in &mut to.u {
+        *u = IQ4[usize::from(*u & 15)];
+    }
+}}
 
 // 16 scales and minima of 4 bits, 256 values of 2 bits, d, dmin: half; w = d * s * q - dmin * m.
-format!(
-    Q2K,
-    256,
-    84,
-    16,
-    {
-        const MIN: bool = true;
-    },
-    |b, to| {
-        let (d, dmin) = (half(b, 80), half(b, 82));
-        for j in 0..16 {
-            to.scale[j] = d * f32::from(b[j] & 15);
-            to.min[j] = dmin * f32::from(b[j] >> 4);
-        }
-        for (i, u) in to.u.iter_mut().enumerate() {
-            *u = b[16 + i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32)) & 3;
-        }
+format! { Q2K: 256 values, 84 bytes, a scale for 16; const MIN: bool = true; |b, to| {
+    let (d, dmin) = (half(b, 80), half(b, 82));
+    for (j, packed) in b[..16].iter().enumerate() {
+        to.scale[j] = d * f32::from(packed & 15);
+        to.min[j] = dmin * f32::from(packed >> 4);
     }
-);
+    for (i, u) in to.u.iter_mut().enumerate() {
+        *u = b[16 + i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32)) & 3;
+    }
+}}
 
 // 256 third bits, 256 values of 2 bits, 16 scales of 6 bits, d: half; w = d * (s - 32) * (q - 4).
-format!(
-    Q3K,
-    256,
-    110,
-    16,
-    {
-        const OFFSET: i32 = 4;
-    },
-    |b, to| {
-        let d = half(b, 108);
-        let packed = &b[96..108];
-        for j in 0..16 {
-            let low = packed[j % 8] >> (4 * (j / 8)) & 15;
-            let high = packed[8 + j % 4] >> (2 * (j / 4)) & 3;
-            to.scale[j] = d * f32::from((low | high << 4) as i8 - 32);
-        }
-        for (i, u) in to.u.iter_mut().enumerate() {
-            let low = b[32 + i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32)) & 3;
-            let high = b[i % 32] >> (i / 32) & 1;
-            *u = low | high << 2;
-        }
+format! { Q3K: 256 values, 110 bytes, a scale for 16; const OFFSET: i32 = 4; |b, to| {
+    let d = half(b, 108);
+    let packed = &b[96..108];
+    for j in 0..16 {
+        let low = packed[j % 8] >> (4 * (j / 8)) & 15;
+        let high = packed[8 + j % 4] >> (2 * (j / 4)) & 3;
+        to.scale[j] = d * f32::from((low | high << 4) as i8 - 32);
     }
-);
+    for (i, u) in to.u.iter_mut().enumerate() {
+        let low = b[32 + i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32)) & 3;
+        let high = b[i % 32] >> (i / 32) & 1;
+        *u = low | high << 2;
+    }
+}}
 
 /// The 6-bit scales and minima of Q4_K and Q5_K, times `d` and `dmin`.
 #[inline(always)]
@@ -293,64 +210,37 @@ fn nibbles_of_64(b: &[u8], u: &mut [u8; 256]) {
 }
 
 // d, dmin: half, 8 scales and minima of 6 bits, 256 nibbles; w = d * s * q - dmin * m.
-format!(
-    Q4K,
-    256,
-    144,
-    32,
-    {
-        const MIN: bool = true;
-    },
-    |b, to| {
-        scales_and_minima(b, to);
-        nibbles_of_64(&b[16..144], &mut to.u);
-    }
-);
+format! { Q4K: 256 values, 144 bytes, a scale for 32; const MIN: bool = true; |b, to| {
+    scales_and_minima(b, to);
+    nibbles_of_64(&b[16..144], &mut to.u);
+}}
 
 // As Q4_K, with 256 fifth bits before the nibbles.
-format!(
-    Q5K,
-    256,
-    176,
-    32,
-    {
-        const MIN: bool = true;
-    },
-    |b, to| {
-        scales_and_minima(b, to);
-        nibbles_of_64(&b[48..176], &mut to.u);
-        for (i, u) in to.u.iter_mut().enumerate() {
-            *u |= (b[16 + i % 32] >> (i / 32) & 1) << 4;
-        }
+format! { Q5K: 256 values, 176 bytes, a scale for 32; const MIN: bool = true; |b, to| {
+    scales_and_minima(b, to);
+    nibbles_of_64(&b[48..176], &mut to.u);
+    for (i, u) in to.u.iter_mut().enumerate() {
+        *u |= (b[16 + i % 32] >> (i / 32) & 1) << 4;
     }
-);
+}}
 
 // 256 low nibbles, 256 high pairs, 16 scales int8, d: half; w = d * s * (q - 32).
-format!(
-    Q6K,
-    256,
-    210,
-    16,
-    {
-        const OFFSET: i32 = 32;
-    },
-    |b, to| {
-        let d = half(b, 208);
-        for j in 0..16 {
-            to.scale[j] = d * f32::from(b[192 + j] as i8);
-        }
-        for h in 0..2 {
-            let (low, high, u) =
-                (&b[64 * h..64 * h + 64], &b[128 + 32 * h..160 + 32 * h], &mut to.u[128 * h..]);
-            for i in 0..32 {
-                u[i] = low[i] & 15 | (high[i] & 3) << 4;
-                u[i + 32] = low[i + 32] & 15 | (high[i] >> 2 & 3) << 4;
-                u[i + 64] = low[i] >> 4 | (high[i] >> 4 & 3) << 4;
-                u[i + 96] = low[i + 32] >> 4 | (high[i] >> 6) << 4;
-            }
+format! { Q6K: 256 values, 210 bytes, a scale for 16; const OFFSET: i32 = 32; |b, to| {
+    let d = half(b, 208);
+    for j in 0..16 {
+        to.scale[j] = d * f32::from(b[192 + j] as i8);
+    }
+    for h in 0..2 {
+        let (low, high, u) =
+            (&b[64 * h..64 * h + 64], &b[128 + 32 * h..160 + 32 * h], &mut to.u[128 * h..]);
+        for i in 0..32 {
+            u[i] = low[i] & 15 | (high[i] & 3) << 4;
+            u[i + 32] = low[i + 32] & 15 | (high[i] >> 2 & 3) << 4;
+            u[i + 64] = low[i] >> 4 | (high[i] >> 4 & 3) << 4;
+            u[i + 96] = low[i + 32] >> 4 | (high[i] >> 6) << 4;
         }
     }
-);
+}}
 
 /// Calls `$call` with `$format` standing for the format of the quantized type `$ty`; `$otherwise`
 /// for a type that has none here.
@@ -427,7 +317,7 @@ mod tests {
                 ty,
                 F => {
                     assert_eq!((F::BLOCK, F::BYTES), (ty.block_len(), ty.block_bytes()), "{ty}");
-                    assert!(!F::HIGH || F::OFFSET == 128);
+                    assert_eq!(F::HIGH, F::OFFSET == 128, "{ty}");
                     known += 1;
                 },
                 {}

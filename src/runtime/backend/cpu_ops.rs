@@ -4,7 +4,7 @@ use mdl_kernels::Level;
 use mdl_kernels::ops::activation::{BLOCK, quantize_activations};
 use mdl_kernels::ops::attention::{Cached, Head, attention};
 use mdl_kernels::ops::elementwise::{self, add, gated, scale, soft_cap, to_f16};
-use mdl_kernels::ops::matmul::{Activations, Columns, Panel, Store, matmul};
+use mdl_kernels::ops::matmul::{Activations, Columns, Panel, Product, Store, matmul};
 use mdl_kernels::ops::norm::{rms_norm, rms_norm_in_place};
 use mdl_kernels::ops::rope::{self, rope};
 use mdl_kernels::ops::row::dequantize_row;
@@ -242,16 +242,8 @@ impl CpuOp<'_> {
                 let rows = start - first..end - first;
                 let offset = start - tile.rows.start;
                 let mut part = Part { tile, offset, len: rows.len() };
-                matmul(
-                    self.level,
-                    &weight,
-                    rows.clone(),
-                    x,
-                    columns.clone(),
-                    &mut part,
-                    store,
-                    &mut scratch.panel,
-                );
+                let product = Product { weight, rows: rows.clone(), x, columns: columns.clone(), store };
+                matmul(self.level, &product, &mut part, &mut scratch.panel);
                 if let Some(bias) = bias {
                     for c in 0..columns.len() {
                         add(part.column(c), &self.vector(*bias)[rows.clone()]);
