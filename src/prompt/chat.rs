@@ -133,7 +133,9 @@ impl Template {
     ) -> Result<Template> {
         Ok(match (modelfile_template, chat_template) {
             (Some(text), _) => Template::Go(GoTemplate::parse("TEMPLATE", text, limits)?),
-            (None, Some(text)) => Template::Jinja(JinjaTemplate::parse("tokenizer.chat_template", text, limits)?),
+            (None, Some(text)) => {
+                Template::Jinja(JinjaTemplate::parse("tokenizer.chat_template", text, limits)?)
+            }
             (None, None) => Template::Go(GoTemplate::parse("TEMPLATE", "{{ .Prompt }}", limits)?),
         })
     }
@@ -153,16 +155,22 @@ impl Template {
     ///
     /// # Errors
     /// The template has no place for a suffix, or fails.
-    pub fn render_infill(&self, prompt: &str, suffix: &str, think: Option<&Think>, now: DateTime) -> Result<String> {
+    pub fn render_infill(
+        &self,
+        prompt: &str,
+        suffix: &str,
+        think: Option<&Think>,
+        now: DateTime,
+    ) -> Result<String> {
         match self {
             Template::Go(template) if template.supports_infill() => {
                 template.render_infill(prompt, suffix, think, now)
             }
-            Template::Go(_) | Template::Jinja(_) => {
-                Err(Diagnostic::error("the model's template does not support insert: it has no place for a suffix")
-                    .code("template-suffix")
-                    .into())
-            }
+            Template::Go(_) | Template::Jinja(_) => Err(Diagnostic::error(
+                "the model's template does not support insert: it has no place for a suffix",
+            )
+            .code("template-suffix")
+            .into()),
         }
     }
 

@@ -87,7 +87,13 @@ impl GoTemplate {
     ///
     /// # Errors
     /// The template fails or exceeds a budget.
-    pub fn render_infill(&self, prompt: &str, suffix: &str, think: Option<&Think>, now: DateTime) -> Result<String> {
+    pub fn render_infill(
+        &self,
+        prompt: &str,
+        suffix: &str,
+        think: Option<&Think>,
+        now: DateTime,
+    ) -> Result<String> {
         let mut entries = vec![
             ("Prompt".to_owned(), Value::from(prompt)),
             ("Suffix".to_owned(), Value::from(suffix)),
@@ -116,7 +122,11 @@ impl GoTemplate {
     }
 
     /// Executes the template for each exchange, on the present thread.
-    fn render_exchanges(&self, request: &ChatRequest<'_>, messages: &[(&ChatMessage, String)]) -> Result<String> {
+    fn render_exchanges(
+        &self,
+        request: &ChatRequest<'_>,
+        messages: &[(&ChatMessage, String)],
+    ) -> Result<String> {
         let mut spent = Spent::default();
         let mut text = String::new();
         let mut exchange = Exchange::default();
@@ -191,7 +201,8 @@ fn thinking(think: Option<&Think>) -> [(String, Value); 3] {
 /// All system messages together, and the conversation with neighbours of one role merged; what
 /// tools answered stays apart.
 fn collate(messages: &[ChatMessage]) -> (String, Vec<(&ChatMessage, String)>) {
-    let system: Vec<&str> = messages.iter().filter(|m| m.role == "system").map(|m| m.content.as_str()).collect();
+    let system: Vec<&str> =
+        messages.iter().filter(|m| m.role == "system").map(|m| m.content.as_str()).collect();
     let mut merged: Vec<(&ChatMessage, String)> = Vec::with_capacity(messages.len());
     for message in messages {
         match merged.last_mut() {

@@ -29,8 +29,11 @@ static MESSAGE: StructType = StructType {
     display: Display::Go,
 };
 
-static TOOL_CALL: StructType =
-    StructType { name: "ToolCall", fields: &[field("ID", "id"), field("Function", "function")], display: Display::Json };
+static TOOL_CALL: StructType = StructType {
+    name: "ToolCall",
+    fields: &[field("ID", "id"), field("Function", "function")],
+    display: Display::Json,
+};
 
 static CALLED_FUNCTION: StructType = StructType {
     name: "ToolCallFunction",
@@ -147,9 +150,14 @@ fn tool(json: &Json, nesting: usize) -> Result<Value> {
             properties(&parameters["properties"], nesting)?,
         ],
     );
-    let function =
-        Value::structure(&TOOL_FUNCTION, vec![text(&function["name"]), text(&function["description"]), parameters]);
-    Ok(Value::structure(&TOOL, vec![text(&json["type"]), Value::from_json(&json["items"], nesting)?, function]))
+    let function = Value::structure(
+        &TOOL_FUNCTION,
+        vec![text(&function["name"]), text(&function["description"]), parameters],
+    );
+    Ok(Value::structure(
+        &TOOL,
+        vec![text(&json["type"]), Value::from_json(&json["items"], nesting)?, function],
+    ))
 }
 
 fn properties(json: &Json, nesting: usize) -> Result<Value> {

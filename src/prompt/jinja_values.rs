@@ -12,7 +12,11 @@ use super::chat::{ChatMessage, ChatRequest, SpecialTokens, Think};
 ///
 /// # Errors
 /// A tool or a call's arguments are nested deeper than `nesting`.
-pub fn context(request: &ChatRequest<'_>, tokens: &SpecialTokens, nesting: usize) -> Result<Vec<(String, Value)>> {
+pub fn context(
+    request: &ChatRequest<'_>,
+    tokens: &SpecialTokens,
+    nesting: usize,
+) -> Result<Vec<(String, Value)>> {
     for json in request.tools.iter().chain(calls(request.messages)) {
         if !is_shallow(json, nesting) {
             return Err(Diagnostic::error("a value given to the template is nested too deeply")
@@ -29,7 +33,9 @@ pub fn context(request: &ChatRequest<'_>, tokens: &SpecialTokens, nesting: usize
         ("documents".to_owned(), Value::from(())),
         ("add_generation_prompt".to_owned(), Value::from(request.add_generation_prompt)),
     ];
-    let token = |name: &str, token: &Option<String>| token.as_ref().map(|t| (name.to_owned(), Value::from(t.as_str())));
+    let token = |name: &str, token: &Option<String>| {
+        token.as_ref().map(|t| (name.to_owned(), Value::from(t.as_str())))
+    };
     variables.extend(token("bos_token", &tokens.bos));
     variables.extend(token("eos_token", &tokens.eos));
     if let Some(think) = &request.think {

@@ -80,7 +80,8 @@ impl<'s> Builder<'s> {
         self.reader.count_nodes(1)?;
         self.reader.enter_action(inside, base)?;
         let parsed = Grammar::parse(Rule::statement, inside);
-        let statement = parsed.map_err(|e| self.reader.syntax_error(inside, &e))?.flat_map(Pair::into_inner).next();
+        let statement =
+            parsed.map_err(|e| self.reader.syntax_error(inside, &e))?.flat_map(Pair::into_inner).next();
         let Some(statement) = statement else { return Ok(()) };
         let place = self.reader.place(statement.as_span());
         let variables = self.reader.variables.len();

@@ -36,7 +36,9 @@ pub fn number(text: &str) -> Result<Value, String> {
         return Ok(Value::Float(if negative { -f } else { f }));
     }
     if base == 16 && body.contains(['.', 'p']) {
-        return hexadecimal_float(body).map(|f| Value::Float(if negative { -f } else { f })).ok_or_else(invalid);
+        return hexadecimal_float(body)
+            .map(|f| Value::Float(if negative { -f } else { f }))
+            .ok_or_else(invalid);
     }
     if body.is_empty() || !body.chars().all(|c| c.is_digit(base)) {
         return Err(invalid());
@@ -141,7 +143,9 @@ fn escape(rest: &mut std::str::Chars<'_>, quote: char) -> Result<Escaped, String
         'x' => return Ok(Escaped::Byte(digits(None, 2, 16)? as u8)),
         '0'..='7' => {
             let value = digits(Some(c), 3, 8)?;
-            return u8::try_from(value).map(Escaped::Byte).map_err(|_| "an octal escape over \\377".to_owned());
+            return u8::try_from(value)
+                .map(Escaped::Byte)
+                .map_err(|_| "an octal escape over \\377".to_owned());
         }
         'u' => return scalar(digits(None, 4, 16)?),
         'U' => return scalar(digits(None, 8, 16)?),

@@ -96,7 +96,9 @@ impl<'t> Run<'t> {
             }
             None => {
                 let message = format!("the template takes more than {} steps", self.limits.fuel);
-                Err(budget(message).help("it loops too much: nested ranges, or a range in a long list").into())
+                Err(budget(message)
+                    .help("it loops too much: nested ranges, or a range in a long list")
+                    .into())
             }
         }
     }

@@ -23,7 +23,16 @@ pub struct Spec {
 
 impl Spec {
     const fn plain(verb: char) -> Spec {
-        Spec { verb, plus: false, minus: false, sharp: false, space: false, zero: false, width: None, precision: None }
+        Spec {
+            verb,
+            plus: false,
+            minus: false,
+            sharp: false,
+            space: false,
+            zero: false,
+            width: None,
+            precision: None,
+        }
     }
 }
 
@@ -216,7 +225,9 @@ fn write_value(out: &mut Text, spec: Spec, value: &Value) -> fmt::Result {
     match value {
         Value::Nil | Value::Null if verb == 'v' => padded(out, spec, "<nil>", false),
         Value::Nil | Value::Null => write!(out, "%!{verb}(<nil>)"),
-        Value::Bool(b) if matches!(verb, 'v' | 't') => padded(out, spec, if *b { "true" } else { "false" }, false),
+        Value::Bool(b) if matches!(verb, 'v' | 't') => {
+            padded(out, spec, if *b { "true" } else { "false" }, false)
+        }
         Value::Int(i) => write_int(out, spec, *i),
         Value::Float(f) => write_float(out, spec, *f),
         Value::String(s) => write_string(out, spec, s),
@@ -366,8 +377,14 @@ fn write_int(out: &mut Text, spec: Spec, i: i64) -> fmt::Result {
             if width > out.room() {
                 return Err(fmt::Error);
             }
-            let shown = if spec.sharp && quote::is_print(char_of()) { format!(" '{}'", char_of()) } else { String::new() };
-            return padded(out, Spec { zero: false, ..spec }, &format!("U+{magnitude:0width$X}{shown}"), false);
+            let shown = if spec.sharp && quote::is_print(char_of()) {
+                format!(" '{}'", char_of())
+            } else {
+                String::new()
+            };
+            let digits = format!("{magnitude:X}");
+            let zeros = "0".repeat(width.saturating_sub(digits.len()));
+            return padded(out, Spec { zero: false, ..spec }, &format!("U+{zeros}{digits}{shown}"), false);
         }
         verb => return bad_verb(out, verb, &Value::Int(i)),
     };
@@ -404,7 +421,6 @@ fn write_float(out: &mut Text, spec: Spec, f: f64) -> fmt::Result {
         verb => return bad_verb(out, verb, &Value::Float(f)),
     };
     let precision = spec.precision.or(if matches!(verb, 'g' | 'G') { None } else { Some(6) });
-    // A float64 has no more than 1,100 significant digits; the rest would be zeros.
     if precision.is_some_and(|p| p > out.room()) {
         return Err(fmt::Error);
     }

@@ -111,13 +111,18 @@ impl Function {
     /// The least and the most arguments it takes.
     fn arity(self) -> (usize, usize) {
         match self {
-            Function::And | Function::Or | Function::Call | Function::Index | Function::Slice | Function::Equal => {
-                (1, usize::MAX)
-            }
+            Function::And
+            | Function::Or
+            | Function::Call
+            | Function::Index
+            | Function::Slice
+            | Function::Equal => (1, usize::MAX),
             Function::Printf => (1, usize::MAX),
             Function::Not | Function::Len | Function::Json | Function::ToTypeScriptType => (1, 1),
             Function::NotEqual | Function::Order(_) => (2, 2),
-            Function::Print | Function::Println | Function::Html | Function::Js | Function::UrlQuery => (0, usize::MAX),
+            Function::Print | Function::Println | Function::Html | Function::Js | Function::UrlQuery => {
+                (0, usize::MAX)
+            }
             Function::CurrentDate | Function::YesterdayDate => (0, usize::MAX),
         }
     }
@@ -146,8 +151,12 @@ impl Function {
         let mut text = Text::new(room);
         let first = args.first().unwrap_or(&Value::Nil);
         match self {
-            Function::And => return Ok(args.iter().find(|v| !v.is_true()).or(args.last()).cloned().unwrap_or(Value::Nil)),
-            Function::Or => return Ok(args.iter().find(|v| v.is_true()).or(args.last()).cloned().unwrap_or(Value::Nil)),
+            Function::And => {
+                return Ok(args.iter().find(|v| !v.is_true()).or(args.last()).cloned().unwrap_or(Value::Nil));
+            }
+            Function::Or => {
+                return Ok(args.iter().find(|v| v.is_true()).or(args.last()).cloned().unwrap_or(Value::Nil));
+            }
             Function::Not => return Ok(Value::Bool(!first.is_true())),
             Function::Len => return length(first),
             Function::Index => return index(first, &args[1..]),
@@ -155,7 +164,9 @@ impl Function {
             Function::Equal => return compare::equal(first, &args[1..]).map(Value::Bool),
             Function::NotEqual => return compare::equal(first, &args[1..]).map(|b| Value::Bool(!b)),
             Function::Order(ordering) => return compare::order(ordering, first, &args[1]).map(Value::Bool),
-            Function::Call => return Err(if first.is_nil() { "call of nil" } else { "a value is not a function" }.into()),
+            Function::Call => {
+                return Err(if first.is_nil() { "call of nil" } else { "a value is not a function" }.into());
+            }
             Function::Print => sprint(&mut text, args)?,
             Function::Println => sprintln(&mut text, args)?,
             Function::Printf => match first {
