@@ -1,5 +1,6 @@
 //! The Go template engine against Go's own: `testdata/prompt/gotemplate/cases.json` holds what
 //! text/template makes of each case.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -3,8 +3,12 @@
 //! Python's methods of strings, lists and dicts.
 //!
 //! There is no loader: a template cannot include or import anything.
+//!
+//! The engine's fuel bounds time and memory, with one gap: for a container that `~`, a comparison
+//! or a filter such as `string` or `join` walks it charges only once that is done. A list that holds
+//! another many times over (`[x, x]`, repeated), or a namespace that holds itself, takes more than
+//! the fuel there. Printing, `tojson` and methods are charged here, before the engine walks.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,10 +19,12 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 use crate::diagnostic::{Diagnostic, Errors, Result, Source, Span};
 
 use super::chat::{ChatRequest, SpecialTokens};
+use super::jinja_source;
 use super::jinja_values;
 use super::limits::Limits;
 use super::python;
 use super::thread::on_own_stack;
+use super::tojson;
 
 /// The name the template has in its environment.
 const NAME: &str = "chat_template";
@@ -43,8 +49,12 @@ impl JinjaTemplate {
             return Err(Diagnostic::error(message).code("template-budget").into());
         }
         let source = Arc::new(Source { name: name.to_owned(), text: text.to_owned() });
+        if let Some((range, message)) = jinja_source::over_budget(text, limits.tag_bytes) {
+            let span = Span { source, range };
+            return Err(Diagnostic::error(message).code("template-budget").at(&span).into());
+        }
         let mut environment = environment(&limits)?;
-        let text = without_generation_tags(text).into_owned();
+        let text = jinja_source::without_generation_tags(text).into_owned();
         let environment = on_own_stack(limits.stack_bytes, || {
             environment.add_template_owned(NAME, text).map_err(|e| explain(&source, &e, &limits))?;
             Ok(environment)
@@ -103,8 +113,14 @@ fn environment(limits: &Limits) -> Result<Environment<'static>> {
     environment.set_fuel(Some(limits.fuel));
     environment.set_debug(true);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", python::tojson);
+    environment.set_unknown_method_callback(python::method);
+    environment.set_formatter(python::print);
+    environment.add_filter("tojson", tojson::tojson);
+    environment.add_test("sequence", python::is_sequence);
+    environment.add_filter("escape", python::escape);
+    environment.add_filter("e", python::escape);
+    // It prints otherwise than Python does.
+    environment.remove_filter("pprint");
     environment.add_function("raise_exception", raise_exception);
     // It prints what the engine holds, which is nobody's business.
     environment.remove_global("debug");
@@ -123,41 +139,15 @@ impl fmt::Display for Raised {
 
 impl std::error::Error for Raised {}
 
-fn raise_exception(message: String) -> Result<Value, Error> {
+fn raise_exception(message: &Value) -> Result<Value, Error> {
+    // A list could be larger than any budget once written out.
+    let message = message.as_str().unwrap_or("it gives no reason").to_owned();
     Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
 }
 
 fn strftime(now: DateTime, format: &str) -> Result<String, Error> {
     jiff::fmt::strtime::format(format, now)
         .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("cannot format the time: {e}")))
-}
-
-/// `{% generation %}` marks what a trainer learns from and prints nothing: it becomes a condition
-/// that always holds, of the same length, so that places stay what they are.
-fn without_generation_tags(text: &str) -> Cow<'_, str> {
-    if !text.contains("generation") {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("{%") {
-        let tag_start = at + 2;
-        let inside = rest[tag_start..].trim_start_matches(['-', '+']).trim_start();
-        let inside_at = rest.len() - inside.len();
-        out.push_str(&rest[..inside_at]);
-        rest = inside;
-        for (word, replacement) in [("endgeneration", "endif        "), ("generation", "if true   ")] {
-            if let Some(after) = rest.strip_prefix(word)
-                && after.trim_start().trim_start_matches(['-', '+']).starts_with("%}")
-            {
-                out.push_str(replacement);
-                rest = after;
-                break;
-            }
-        }
-    }
-    out.push_str(rest);
-    Cow::Owned(out)
 }
 
 /// The engine's error for a person.
@@ -189,7 +179,7 @@ fn explain(source: &Arc<Source>, error: &Error, limits: &Limits) -> Errors {
         }
         kind => {
             let message = match detail {
-                Some(detail) => format!("{kind}: {detail}"),
+                Some(detail) => detail,
                 None => kind.to_string(),
             };
             Diagnostic::error(message).code("template-execution")
@@ -250,5 +240,27 @@ mod tests {
             }
         }
         assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    }
+
+    /// What Jinja2 has and this engine has not: an error that names it, never other text.
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (template, named) in [
+            ("{{ '%s' % 'a' }}", "%"),
+            ("{{ +1 }}", "+"),
+            ("{{ 's' is callable }}", "callable"),
+            ("{{ lipsum() }}", "lipsum"),
+            ("{{ cycler('a') }}", "cycler"),
+            ("{{ 'a b'|wordcount }}", "wordcount"),
+            ("{{ 'a b'|truncate(1) }}", "truncate"),
+            ("{{ 'a'|urlencode }}", "urlencode"),
+            ("{{ {}|pprint }}", "pprint"),
+            ("{{ 'a'.center(3) }}", "center"),
+            ("{{ 'a'.zfill(3) }}", "zfill"),
+            ("{{ debug() }}", "debug"),
+        ] {
+            let error = render(template, &Json::Object(serde_json::Map::new())).unwrap_err();
+            assert!(error.starts_with("template:1:") && error.contains(named), "{template}: {error}");
+        }
     }
 }

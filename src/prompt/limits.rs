@@ -15,6 +15,9 @@ pub struct Limits {
     pub nodes: usize,
     /// Variables in scope at one place of a source.
     pub variables: usize,
+    /// Bytes of one action or Jinja tag, strings in it aside; and `elif`s in a source times four.
+    /// The engine for Jinja recurses on both.
+    pub tag_bytes: usize,
     /// Depth of blocks and template calls of an execution.
     pub depth: usize,
     /// Bytes of stack of the thread that a template is read and executed on.
@@ -30,6 +33,7 @@ impl Limits {
         nesting: 128,
         nodes: 100_000,
         variables: 256,
+        tag_bytes: 8 << 10,
         depth: 500,
         stack_bytes: 16 << 20,
     };

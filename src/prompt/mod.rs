@@ -9,10 +9,12 @@ mod go;
 mod go_values;
 pub mod gotemplate;
 mod jinja;
+mod jinja_source;
 mod jinja_values;
 pub mod limits;
 mod python;
 mod thread;
+mod tojson;
 
 pub use chat::{ChatMessage, ChatRequest, SpecialTokens, Template, Think, ToolCall, conversation};
 pub use go::GoTemplate;

@@ -1,215 +1,164 @@
-//! `json.dumps` as Python writes it, for the filter `tojson` of chat templates.
+//! What chat templates expect of Python: methods of strings, how floats print, what a sequence is.
 
-use std::fmt::Write;
+use minijinja::value::{Tuple, ValueKind, from_args};
+use minijinja::{Error, ErrorKind, Output, State, Value};
+use minijinja_contrib::pycompat::unknown_method_callback;
 
-use minijinja::value::{Kwargs, Rest, ValueKind};
-use minijinja::{Error, ErrorKind, State, Value};
+use super::tojson::float_repr;
+
+/// Prints a value as `{{ }}` does: floats as Python, the rest as the engine.
+///
+/// # Errors
+/// The output refuses it.
+pub fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    if value.kind() == ValueKind::Number
+        && !value.is_integer()
+        && let Ok(f) = f64::try_from(value.clone())
+    {
+        let text = match f {
+            f if f.is_nan() => "nan".to_owned(),
+            f if f.is_infinite() => if f > 0.0 { "inf" } else { "-inf" }.to_owned(),
+            f => float_repr(f),
+        };
+        return out.write_str(&text).map_err(Error::from);
+    }
+    walk(state, value, 0)?;
+    minijinja::escape_formatter(out, state, value)
+}
+
+/// Takes fuel for every value that a container holds, counted as often as it is held: what the
+/// engine spends on showing or comparing it before it charges for that.
+fn walk(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Error> {
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map | ValueKind::Plain) {
+        return Ok(());
+    }
+    if depth > MOST_DEPTH {
+        return Err(Error::new(ErrorKind::InvalidOperation, "a value is nested too deeply"));
+    }
+    let is_map = value.kind() == ValueKind::Map;
+    let Ok(items) = value.try_iter() else { return Ok(()) };
+    for item in items {
+        state.consume_fuel(1)?;
+        walk(state, &item, depth + 1)?;
+        if is_map {
+            walk(state, &value.get_item(&item)?, depth + 1)?;
+        }
+    }
+    Ok(())
+}
+
+/// Python's sequences: what has a length and is indexed, dicts and strings among them.
+pub fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Bytes)
+}
+
+/// A string with HTML's special characters as markupsafe writes them.
+///
+/// # Errors
+/// The value is no string, or the fuel runs out.
+pub fn escape(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    let Some(text) = value.as_str() else {
+        return Err(Error::new(ErrorKind::InvalidOperation, "only strings are escaped"));
+    };
+    if value.is_safe() {
+        return Ok(value.clone());
+    }
+    state.consume_fuel((text.len() / 16) as u64)?;
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            c => out.push(c),
+        }
+    }
+    Ok(Value::from_safe_string(out))
+}
+
+/// A method of a string, list or dict that the engine itself does not have.
+///
+/// # Errors
+/// There is no such method, or its arguments are wrong.
+pub fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
+    for container in args.iter().chain((name == "count").then_some(value)) {
+        walk(state, container, 0)?;
+    }
+    let Some(s) = value.as_str() else { return unknown_method_callback(state, value, name, args) };
+    state.consume_fuel((s.len() / 64) as u64)?;
+    match name {
+        "removeprefix" => {
+            let (prefix,): (&str,) = from_args(args)?;
+            Ok(Value::from(s.strip_prefix(prefix).unwrap_or(s)))
+        }
+        "removesuffix" => {
+            let (suffix,): (&str,) = from_args(args)?;
+            Ok(Value::from(s.strip_suffix(suffix).unwrap_or(s)))
+        }
+        "partition" | "rpartition" => {
+            let (separator,): (&str,) = from_args(args)?;
+            let parts = match (name, s.split_once(separator), s.rsplit_once(separator)) {
+                _ if separator.is_empty() => {
+                    return Err(Error::new(ErrorKind::InvalidOperation, "empty separator"));
+                }
+                ("partition", Some((before, after)), _) | ("rpartition", _, Some((before, after))) => {
+                    [before, separator, after]
+                }
+                ("partition", ..) => [s, "", ""],
+                _ => ["", "", s],
+            };
+            Ok(Value::from_object(Tuple::from(parts.map(Value::from).to_vec())))
+        }
+        "index" => {
+            let (part,): (&str,) = from_args(args)?;
+            let at =
+                s.find(part).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
+            Ok(Value::from(s[..at].chars().count()))
+        }
+        "rsplit" => {
+            let (separator, most): (Option<&str>, Option<i64>) = from_args(args)?;
+            let most = most.and_then(|n| usize::try_from(n).ok()).map_or(usize::MAX, |n| n.saturating_add(1));
+            let mut parts = rsplit(state, s, separator, most)?;
+            parts.reverse();
+            Ok(Value::from(parts))
+        }
+        _ => unknown_method_callback(state, value, name, args),
+    }
+}
+
+/// The parts of a string from its end, at most `most`; no separator means runs of white space.
+fn rsplit(state: &State<'_, '_>, s: &str, separator: Option<&str>, most: usize) -> Result<Vec<Value>, Error> {
+    let mut parts = Vec::new();
+    match separator {
+        Some("") => Err(Error::new(ErrorKind::InvalidOperation, "empty separator")),
+        Some(separator) => {
+            for part in s.rsplitn(most, separator) {
+                state.consume_fuel(1)?;
+                parts.push(Value::from(part));
+            }
+            Ok(parts)
+        }
+        None => {
+            let mut rest = s.trim_end();
+            while !rest.is_empty() {
+                let cut = if parts.len() + 1 < most { rest.rfind(char::is_whitespace) } else { None };
+                let (before, part) = match cut {
+                    Some(at) => {
+                        let space = rest[at..].chars().next().map_or(1, char::len_utf8);
+                        (&rest[..at], &rest[at + space..])
+                    }
+                    None => ("", rest),
+                };
+                state.consume_fuel(1)?;
+                parts.push(Value::from(part));
+                rest = before.trim_end();
+            }
+            Ok(parts)
+        }
+    }
+}
 
 /// Nesting of a value that is written.
 const MOST_DEPTH: usize = 128;
-
-/// The filter `tojson` as transformers defines it: `json.dumps` with `ensure_ascii=False`.
-///
-/// # Errors
-/// The value has no JSON form, is nested too deeply, or the fuel runs out.
-pub fn tojson(
-    state: &State<'_, '_>,
-    value: &Value,
-    args: Rest<Value>,
-    kwargs: Kwargs,
-) -> Result<Value, Error> {
-    let argument = |position: usize, name: &str| -> Result<Option<Value>, Error> {
-        let named: Option<Value> = kwargs.get(name)?;
-        Ok(named.or_else(|| args.get(position).cloned()).filter(|v| !v.is_none() && !v.is_undefined()))
-    };
-    let ensure_ascii = argument(0, "ensure_ascii")?.is_some_and(|v| v.is_true());
-    let indent = match argument(1, "indent")? {
-        None => None,
-        Some(v) => Some(match v.as_str() {
-            Some(text) => text.to_owned(),
-            None => " ".repeat(usize::try_from(v)?.min(64)),
-        }),
-    };
-    let (item_separator, key_separator) = match argument(2, "separators")? {
-        Some(pair) => (part(&pair, 0)?, part(&pair, 1)?),
-        None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
-        None => (", ".to_owned(), ": ".to_owned()),
-    };
-    let sort_keys = argument(3, "sort_keys")?.is_some_and(|v| v.is_true());
-    kwargs.assert_all_used()?;
-    let mut dump = Dump {
-        state,
-        out: String::new(),
-        charged: 0,
-        ensure_ascii,
-        indent,
-        item_separator,
-        key_separator,
-        sort_keys,
-    };
-    dump.value(value, 0)?;
-    Ok(Value::from(dump.out))
-}
-
-fn part(pair: &Value, index: usize) -> Result<String, Error> {
-    let part = pair.get_item_by_index(index)?;
-    Ok(part.as_str().map_or_else(|| part.to_string(), str::to_owned))
-}
-
-struct Dump<'a, 't, 'e> {
-    state: &'a State<'t, 'e>,
-    out: String,
-    /// Bytes of `out` that fuel was taken for.
-    charged: usize,
-    ensure_ascii: bool,
-    indent: Option<String>,
-    item_separator: String,
-    key_separator: String,
-    sort_keys: bool,
-}
-
-impl Dump<'_, '_, '_> {
-    /// Takes fuel for what was written since the last time: one per 16 bytes.
-    fn charge(&mut self) -> Result<(), Error> {
-        let fuel = (self.out.len() - self.charged) / 16;
-        self.charged += fuel * 16;
-        self.state.consume_fuel(fuel as u64)
-    }
-
-    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        if depth > MOST_DEPTH {
-            return Err(Error::new(ErrorKind::InvalidOperation, "a value is nested too deeply for tojson"));
-        }
-        self.charge()?;
-        match value.kind() {
-            ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => self.number(value),
-            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
-            ValueKind::Seq | ValueKind::Iterable => {
-                let items = value.try_iter()?;
-                self.out.push('[');
-                let mut any = false;
-                for item in items {
-                    self.separate(any, depth + 1);
-                    any = true;
-                    self.value(&item, depth + 1)?;
-                }
-                self.close(any, depth, ']');
-            }
-            ValueKind::Map => self.map(value, depth)?,
-            kind => {
-                let message = format!("a value of type {kind} has no JSON form");
-                return Err(Error::new(ErrorKind::BadSerialization, message));
-            }
-        }
-        Ok(())
-    }
-
-    fn map(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
-        let mut keys: Vec<Value> = value.try_iter()?.collect();
-        if self.sort_keys {
-            keys.sort();
-        }
-        self.out.push('{');
-        for (i, key) in keys.iter().enumerate() {
-            self.separate(i > 0, depth + 1);
-            match key.kind() {
-                ValueKind::String => self.string(key.as_str().unwrap_or_default()),
-                ValueKind::None => self.out.push_str("\"null\""),
-                ValueKind::Bool => self.out.push_str(if key.is_true() { "\"true\"" } else { "\"false\"" }),
-                ValueKind::Number => {
-                    self.out.push('"');
-                    self.number(key);
-                    self.out.push('"');
-                }
-                kind => {
-                    let message = format!("a key of type {kind} has no JSON form");
-                    return Err(Error::new(ErrorKind::BadSerialization, message));
-                }
-            }
-            let separator = std::mem::take(&mut self.key_separator);
-            self.out.push_str(&separator);
-            self.key_separator = separator;
-            self.value(&value.get_item(key)?, depth + 1)?;
-        }
-        self.close(!keys.is_empty(), depth, '}');
-        Ok(())
-    }
-
-    fn separate(&mut self, between: bool, depth: usize) {
-        if between {
-            self.out.push_str(&self.item_separator);
-        }
-        self.new_line(depth);
-    }
-
-    fn close(&mut self, any: bool, depth: usize, bracket: char) {
-        if any {
-            self.new_line(depth);
-        }
-        self.out.push(bracket);
-    }
-
-    fn new_line(&mut self, depth: usize) {
-        if let Some(indent) = &self.indent {
-            self.out.push('\n');
-            (0..depth).for_each(|_| self.out.push_str(indent));
-        }
-    }
-
-    fn number(&mut self, value: &Value) {
-        match f64::try_from(value.clone()) {
-            Ok(f) if !value.is_integer() => self.out.push_str(&float_repr(f)),
-            _ => self.out.push_str(&value.to_string()),
-        }
-    }
-
-    fn string(&mut self, s: &str) {
-        self.out.push('"');
-        for c in s.chars() {
-            match c {
-                '"' => self.out.push_str("\\\""),
-                '\\' => self.out.push_str("\\\\"),
-                '\n' => self.out.push_str("\\n"),
-                '\r' => self.out.push_str("\\r"),
-                '\t' => self.out.push_str("\\t"),
-                '\u{8}' => self.out.push_str("\\b"),
-                '\u{c}' => self.out.push_str("\\f"),
-                '\0'..='\u{1f}' => self.unicode_escape(c as u16),
-                c if self.ensure_ascii && !c.is_ascii() || self.ensure_ascii && c == '\u{7f}' => {
-                    c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| self.unicode_escape(*unit));
-                }
-                c => self.out.push(c),
-            }
-        }
-        self.out.push('"');
-    }
-
-    fn unicode_escape(&mut self, unit: u16) {
-        // Writing to a string does not fail.
-        let _ = write!(self.out, "\\u{unit:04x}");
-    }
-}
-
-/// A float as Python's `repr` has it, and JSON's names for what is not finite.
-fn float_repr(f: f64) -> String {
-    if f.is_nan() {
-        return "NaN".to_owned();
-    }
-    if f.is_infinite() {
-        return if f > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
-    }
-    // Both languages write an exponent below 1e-4 and from 1e16 on.
-    let text = format!("{f:?}");
-    match text.split_once('e') {
-        None => text,
-        Some((mantissa, exponent)) => {
-            let mantissa = mantissa.strip_suffix(".0").unwrap_or(mantissa);
-            match exponent.strip_prefix('-') {
-                Some(digits) => format!("{mantissa}e-{digits:0>2}"),
-                None => format!("{mantissa}e+{exponent:0>2}"),
-            }
-        }
-    }
-}

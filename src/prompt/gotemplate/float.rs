@@ -1,5 +1,8 @@
 //! Decimal forms of a float64, as Go's strconv chooses between them.
 
+/// Decimals after which a float64 has only zeros.
+const MOST_DIGITS: usize = 1_100;
+
 /// `f` by the verb `e`, `f` or `g` (or upper case); no precision means the fewest digits that read
 /// back as `f`. Infinity is `+Inf` or `-Inf`.
 pub fn format(f: f64, verb: char, precision: Option<usize>) -> String {
@@ -9,14 +12,16 @@ pub fn format(f: f64, verb: char, precision: Option<usize>) -> String {
     if f.is_infinite() {
         return if f > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
     }
+    let zeros = "0".repeat(precision.map_or(0, |p| p.saturating_sub(MOST_DIGITS)));
+    let precision = precision.map(|p| p.min(MOST_DIGITS));
     let text = match verb {
         'f' => match precision {
-            Some(p) => format!("{f:.p$}"),
+            Some(p) => format!("{f:.p$}{zeros}"),
             None => format!("{f}"),
         },
         'g' | 'G' => general(f, precision),
         _ => exponent_form(&match precision {
-            Some(p) => format!("{f:.p$e}"),
+            Some(p) => format!("{f:.p$e}").replacen('e', &format!("{zeros}e"), 1),
             None => format!("{f:e}"),
         }),
     };

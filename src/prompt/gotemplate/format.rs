@@ -382,12 +382,9 @@ fn write_int(out: &mut Text, spec: Spec, i: i64) -> fmt::Result {
             } else {
                 String::new()
             };
-            return padded(
-                out,
-                Spec { zero: false, ..spec },
-                &format!("U+{magnitude:0width$X}{shown}"),
-                false,
-            );
+            let digits = format!("{magnitude:X}");
+            let zeros = "0".repeat(width.saturating_sub(digits.len()));
+            return padded(out, Spec { zero: false, ..spec }, &format!("U+{zeros}{digits}{shown}"), false);
         }
         verb => return bad_verb(out, verb, &Value::Int(i)),
     };
@@ -424,7 +421,6 @@ fn write_float(out: &mut Text, spec: Spec, f: f64) -> fmt::Result {
         verb => return bad_verb(out, verb, &Value::Float(f)),
     };
     let precision = spec.precision.or(if matches!(verb, 'g' | 'G') { None } else { Some(6) });
-    // A float64 has no more than 1,100 significant digits; the rest would be zeros.
     if precision.is_some_and(|p| p > out.room()) {
         return Err(fmt::Error);
     }

@@ -3,6 +3,7 @@
 
 use std::fmt::{self, Write};
 
+use super::quote::in_runs;
 use super::value::{Display, FieldType, Value};
 
 /// Writes a value as JSON. Infinite and NaN numbers, which JSON lacks, are written as `null`.
@@ -67,21 +68,17 @@ fn write_float(out: &mut impl Write, f: f64) -> fmt::Result {
 }
 
 fn write_string(out: &mut impl Write, s: &str) -> fmt::Result {
+    let special = |c| matches!(c, '"' | '\\' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}');
     out.write_char('"')?;
-    for c in s.chars() {
-        match c {
-            '"' => out.write_str("\\\"")?,
-            '\\' => out.write_str("\\\\")?,
-            '\u{8}' => out.write_str("\\b")?,
-            '\u{c}' => out.write_str("\\f")?,
-            '\n' => out.write_str("\\n")?,
-            '\r' => out.write_str("\\r")?,
-            '\t' => out.write_str("\\t")?,
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
-                write!(out, "\\u{:04x}", c as u32)?
-            }
-            c => out.write_char(c)?,
-        }
-    }
+    in_runs(out, s, special, |out, c| match c {
+        '"' => out.write_str("\\\""),
+        '\\' => out.write_str("\\\\"),
+        '\u{8}' => out.write_str("\\b"),
+        '\u{c}' => out.write_str("\\f"),
+        '\n' => out.write_str("\\n"),
+        '\r' => out.write_str("\\r"),
+        '\t' => out.write_str("\\t"),
+        c => write!(out, "\\u{:04x}", c as u32),
+    })?;
     out.write_char('"')
 }

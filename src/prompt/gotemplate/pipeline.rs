@@ -60,15 +60,14 @@ impl<'s> PipelineReader<'s> {
     /// Goes on to the action whose inside stands at byte `base`.
     ///
     /// # Errors
-    /// Its parentheses are nested deeper than allowed: the grammar recurses on them.
+    /// It is too long, or its parentheses are nested deeper than allowed: the grammar recurses on
+    /// them.
     pub fn enter_action(&mut self, inside: &str, base: usize) -> Result<()> {
         self.base = base;
-        let limit = self.limits.nesting;
-        match too_deep(inside, limit) {
+        match over_budget(inside, self.limits) {
             None => Ok(()),
-            Some(at) => {
-                let place = Place { start: (base + at) as u32, end: (base + at + 1) as u32 };
-                let message = format!("parentheses are nested deeper than {limit}");
+            Some((at, message)) => {
+                let place = Place { start: (base + at) as u32, end: (base + at) as u32 };
                 Err(budget(message).at(&self.span(place)).into())
             }
         }
@@ -235,7 +234,7 @@ impl<'s> PipelineReader<'s> {
             return Ok(Term::Function(function));
         }
         Err(if KEYWORDS.contains(&word) {
-            let message = format!("`{word}` is not a value");
+            let message = format!("unexpected keyword `{word}`");
             self.error(place, message)
                 .label("either a value is missing after it, or it stands in the wrong place")
         } else {
@@ -256,7 +255,10 @@ impl<'s> PipelineReader<'s> {
         let end = at + found.map_or(0, char::len_utf8);
         let place = Place { start: (self.base + at) as u32, end: (self.base + end) as u32 };
         let message = match found {
-            None if inside.trim().is_empty() => "the action is empty".to_owned(),
+            None if inside.trim().is_empty() => return self.error(place, "the action is empty"),
+            None if inside.matches('(').count() > inside.matches(')').count() => {
+                return self.error(place, "a parenthesis is not closed");
+            }
             None => "the action ends where a value should follow".to_owned(),
             Some(c) => format!("unexpected {c:?} in an action"),
         };
@@ -287,9 +289,10 @@ fn rule_name(rule: Rule) -> &'static str {
     }
 }
 
-/// Where parentheses outside of strings become nested deeper than `limit`.
-fn too_deep(inside: &str, limit: usize) -> Option<usize> {
+/// Where an action, its strings aside, becomes too long or its parentheses too deep.
+fn over_budget(inside: &str, limits: &Limits) -> Option<(usize, String)> {
     let mut depth = 0_usize;
+    let mut code = 0_usize;
     let mut quote = None;
     let mut bytes = inside.bytes().enumerate();
     while let Some((at, b)) = bytes.next() {
@@ -299,13 +302,24 @@ fn too_deep(inside: &str, limit: usize) -> Option<usize> {
                 bytes.next();
             }
             (Some(_), _) => {}
-            (None, b'"' | b'\'' | b'`') => quote = Some(b),
-            (None, b'(') => depth += 1,
-            (None, b')') => depth = depth.saturating_sub(1),
-            (None, _) => {}
+            (None, _) => {
+                code += 1;
+                match b {
+                    b'"' | b'\'' | b'`' => quote = Some(b),
+                    b'(' => depth += 1,
+                    b')' => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
+            }
         }
-        if depth > limit {
-            return Some(at);
+        if depth > limits.nesting {
+            return Some((at, format!("parentheses are nested deeper than {}", limits.nesting)));
+        }
+        if code > limits.tag_bytes && inside.is_char_boundary(at) {
+            return Some((
+                at,
+                format!("the action has more than {} bytes besides its strings", limits.tag_bytes),
+            ));
         }
     }
     None

@@ -25,8 +25,10 @@ pub fn is_print(c: char) -> bool {
 
 /// A Go string literal; with `ascii`, nothing above U+007E is left as it is.
 pub fn go_string(out: &mut impl Write, s: &str, ascii: bool) -> fmt::Result {
+    let special =
+        |c: char| matches!(c, '"' | '\\') || !c.is_ascii_graphic() && (ascii || !is_print(c)) && c != ' ';
     out.write_char('"')?;
-    s.chars().try_for_each(|c| escape(out, c, '"', ascii))?;
+    in_runs(out, s, special, |out, c| escape(out, c, '"', ascii))?;
     out.write_char('"')
 }
 
@@ -56,25 +58,47 @@ fn escape(out: &mut impl Write, c: char, quote: char, ascii: bool) -> fmt::Resul
 
 /// Text in HTML.
 pub fn html(out: &mut impl Write, s: &str) -> fmt::Result {
-    s.chars().try_for_each(|c| match c {
-        '"' => out.write_str("&#34;"),
-        '\'' => out.write_str("&#39;"),
-        '&' => out.write_str("&amp;"),
-        '<' => out.write_str("&lt;"),
-        '>' => out.write_str("&gt;"),
-        '\0' => out.write_char('\u{fffd}'),
-        c => out.write_char(c),
+    let special = |c| matches!(c, '"' | '\'' | '&' | '<' | '>' | '\0');
+    in_runs(out, s, special, |out, c| {
+        out.write_str(match c {
+            '"' => "&#34;",
+            '\'' => "&#39;",
+            '&' => "&amp;",
+            '<' => "&lt;",
+            '>' => "&gt;",
+            _ => "\u{fffd}",
+        })
     })
+}
+
+/// Writes a string: runs without a `special` character as they are, those through `replace`.
+pub fn in_runs<W: Write>(
+    out: &mut W,
+    s: &str,
+    special: impl Fn(char) -> bool,
+    replace: impl Fn(&mut W, char) -> fmt::Result,
+) -> fmt::Result {
+    let mut rest = s;
+    while let Some(at) = rest.find(&special) {
+        out.write_str(&rest[..at])?;
+        let mut after = rest[at..].chars();
+        if let Some(c) = after.next() {
+            replace(out, c)?;
+        }
+        rest = after.as_str();
+    }
+    out.write_str(rest)
 }
 
 /// Text in a JavaScript string.
 pub fn javascript(out: &mut impl Write, s: &str) -> fmt::Result {
-    s.chars().try_for_each(|c| match c {
+    let special = |c: char| {
+        matches!(c, '\\' | '\'' | '"' | '<' | '>' | '&' | '=') || !c.is_ascii_graphic() && !is_print(c)
+    };
+    in_runs(out, s, special, |out, c| match c {
         '\\' => out.write_str("\\\\"),
         '\'' => out.write_str("\\'"),
         '"' => out.write_str("\\\""),
-        '<' | '>' | '&' | '=' | '\0'..='\u{1f}' => write!(out, "\\u{:04X}", c as u32),
-        c if is_print(c) => out.write_char(c),
         c => write!(out, "\\u{:04X}", c as u32),
     })
 }

@@ -129,10 +129,11 @@ impl Value {
     /// The value is nested deeper than `nesting`.
     pub fn from_json(json: &serde_json::Value, nesting: usize) -> Result<Value> {
         use serde_json::Value as Json;
-        let below = || {
+        let below = || -> Result<usize> {
             nesting.checked_sub(1).ok_or_else(|| {
                 Diagnostic::error("a value given to the template is nested too deeply")
                     .code("template-budget")
+                    .into()
             })
         };
         Ok(match json {
