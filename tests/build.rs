@@ -1,5 +1,7 @@
 //! `mdl build` and its kin as a person or a pipeline calls them, on the storyteller model.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::path::{Path, PathBuf};
 use std::process::Output;
 

@@ -1,10 +1,11 @@
 //! What a build leaves when it is killed or the disk is full.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![cfg(unix)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const MDL: &str = env!("CARGO_BIN_EXE_mdl");
 

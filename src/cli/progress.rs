@@ -62,7 +62,7 @@ impl Shown {
     fn tell(&self, state: &State) {
         match self.style {
             Style::Plain => {
-                let percent = if state.total > 0 { state.done * 100 / state.total } else { 100 };
+                let percent = state.done.saturating_mul(100).checked_div(state.total).unwrap_or(100);
                 eprintln!("{}: {percent} % of {}", state.what, super::table::size(state.total));
             }
             Style::Json => eprintln!(

@@ -130,8 +130,9 @@ fn import(config: &Config) -> Result<Imported> {
     }
 
     let mut metadata = Metadata::default();
-    let number = |value: u64, key: &str| {
-        u32::try_from(value).map_err(|_| config.error(key, format!("{value} does not fit in 32 bits")))
+    let number = |value: u64, key: &str| -> Result<u32> {
+        let wide = |_| config.error(key, format!("{value} does not fit in 32 bits")).into();
+        u32::try_from(value).map_err(wide)
     };
     metadata.set(
         "llama.block_count",
@@ -237,7 +238,7 @@ impl Llama3 {
 
 fn spec(metadata: &Metadata, has: &dyn Fn(&str) -> bool) -> Result<DecoderSpec> {
     let optional = |key: &str| metadata.u64(&format!("llama.{key}")).and_then(|v| usize::try_from(v).ok());
-    let number = |key: &str| optional(key).ok_or_else(|| missing(key));
+    let number = |key: &str| -> Result<usize> { optional(key).ok_or_else(|| missing(key).into()) };
     let embedding_length = number("embedding_length")?;
     let block_count = number("block_count")?;
     let head_count = number("attention.head_count")?;

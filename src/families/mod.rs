@@ -32,8 +32,11 @@ pub struct Family {
     /// Translates a checkpoint's configuration.
     pub import: fn(&Config) -> Result<Imported>,
     /// Reads the decoder's specification from GGUF metadata and the names of the tensors there are.
-    pub spec: fn(&Metadata, &dyn Fn(&str) -> bool) -> Result<DecoderSpec>,
+    pub spec: SpecReader,
 }
+
+/// Reads a specification from metadata; the function tells whether a tensor is there.
+pub type SpecReader = fn(&Metadata, &dyn Fn(&str) -> bool) -> Result<DecoderSpec>;
 
 /// What a checkpoint's configuration says.
 pub struct Imported {
@@ -148,7 +151,7 @@ impl Family {
         let number = |key: &str| metadata.u64(&format!("{}.{key}", self.architecture));
         let heads = number("attention.head_count");
         let kv_heads = number("attention.head_count_kv").or(heads);
-        let per_head = || Some(number("embedding_length")?.checked_div(heads?)?);
+        let per_head = || number("embedding_length")?.checked_div(heads?);
         let key = number("attention.key_length").or_else(per_head);
         let value = number("attention.value_length").or_else(per_head);
         match dim {
