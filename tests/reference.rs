@@ -45,8 +45,7 @@ fn ids(value: &serde_json::Value) -> Vec<u32> {
 }
 
 fn session(loaded: &Loaded) -> Session {
-    let options =
-        SessionOptions { context: 512, columns: 128, outputs: 64, kv: mdl::runtime::kv::KvType::F32 };
+    let options = SessionOptions { context: 512, columns: 128, outputs: 64, kv: None };
     loaded.model.session(&options).unwrap()
 }
 
