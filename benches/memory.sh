@@ -17,7 +17,8 @@ run() { "$mdl" --store "$work/store" --progress none build -q q4_K_M -t big "$@"
 echo "dry run:"
 time run --dry-run "$work/model"
 
-run "$work/model" &
+started=$(date +%s.%N)
+"$mdl" --store "$work/store" --progress none build -q q4_K_M -t big "$work/model" &
 child=$!
 peak=0
 while kill -0 $child 2>/dev/null; do
@@ -26,6 +27,7 @@ while kill -0 $child 2>/dev/null; do
     sleep 0.02
 done
 wait $child
+awk "BEGIN { printf \"build: %.1f s\\n\", $(date +%s.%N) - $started }"
 echo "peak RssAnon + VmSwap of the build: $((peak / 1024)) MiB"
 
 echo "rebuild with another SYSTEM:"

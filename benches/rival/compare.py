@@ -23,7 +23,7 @@ GOLDEN = json.load(open(os.path.join(ROOT, "testdata", "golden", "types", "smoll
 PRESETS = "f16 bf16 q8_0 q6_K q5_K_M q5_K_S q5_1 q5_0 q4_K_M q4_K_S q4_1 q4_0 iq4_nl iq4_xs q3_K_L q3_K_M q3_K_S q2_K".split()
 PROMPTS = ["The capital of France is", "Once upon a time, there was a", "def fibonacci(n):\n",
            "The three laws of thermodynamics are", "Dear Sir or Madam,\n\nI am writing to", "1, 2, 3, 5, 8,"]
-QUESTION = "What is the capital of France?"
+QUESTION = "Why is the sky blue?"
 
 work = os.path.abspath(sys.argv[1])
 REFERENCE = os.path.join(work, "bin", "reference")
@@ -80,7 +80,7 @@ def presets():
         answer = out(MDL, "--store", path("out", "store"), "run", "--set", "temperature=0", "--set", "num_predict=24", f"smollm2:{preset}", QUESTION)
         close = abs(mine / rival - 1) < 0.005
         check(close, f"{preset}: perplexity {mine} and {rival}")
-        check("Paris" in answer, f"{preset}: answers {answer!r}")
+        check(any(word in answer for word in ("light", "blue", "atmosphere")), f"{preset}: answers {answer!r}")
         print(f"{preset:8} {os.path.getsize(ours) / 1e6:6.1f} {check(same, preset + ': types'):>5} {check(equal, preset + ': bytes'):>5} "
               f"{mine:9.4f} {rival:9.4f} {mine / rival:7.4f}  {' '.join(answer.split())[:60]}", flush=True)
 
