@@ -7,7 +7,8 @@
 //! The engine's fuel bounds time and memory, with one gap: for a container that `~`, a comparison
 //! or a filter such as `string` or `join` walks it charges only once that is done. A list that holds
 //! another many times over (`[x, x]`, repeated), or a namespace that holds itself, takes more than
-//! the fuel there. Printing, `tojson` and methods are charged here, before the engine walks.
+//! the fuel there. Printing, `tojson` and methods are charged here, before the engine walks; what is
+//! left of the gap ends at the time limit.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use super::jinja_source;
 use super::jinja_values;
 use super::limits::Limits;
 use super::python;
-use super::thread::on_own_stack;
+use super::thread::{on_own_stack, within};
 use super::tojson;
 
 /// The name the template has in its environment.
@@ -33,7 +34,7 @@ const NAME: &str = "chat_template";
 #[derive(Debug)]
 pub struct JinjaTemplate {
     source: Arc<Source>,
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     limits: Limits,
 }
 
@@ -59,7 +60,7 @@ impl JinjaTemplate {
             environment.add_template_owned(NAME, text).map_err(|e| explain(&source, &e, &limits))?;
             Ok(environment)
         })?;
-        Ok(JinjaTemplate { source, environment, limits })
+        Ok(JinjaTemplate { source, environment: Arc::new(environment), limits })
     }
 
     /// The text it was read from.
@@ -77,18 +78,21 @@ impl JinjaTemplate {
     /// # Errors
     /// The template fails, raises an exception of its own, or exceeds a budget.
     pub fn render(&self, request: &ChatRequest<'_>, tokens: &SpecialTokens) -> Result<String> {
-        on_own_stack(self.limits.stack_bytes, || {
-            self.render_variables(jinja_values::context(request, tokens, self.limits.nesting)?, request.now)
-        })
+        let limits = self.limits;
+        let variables =
+            on_own_stack(limits.stack_bytes, || jinja_values::context(request, tokens, limits.nesting))?;
+        self.render_variables(variables, request.now)
     }
 
-    /// Renders on the present thread.
     fn render_variables(&self, mut variables: Vec<(String, Value)>, now: DateTime) -> Result<String> {
         let strftime_now = Value::from_function(move |format: &str| strftime(now, format));
         variables.push(("strftime_now".to_owned(), strftime_now));
-        let template = self.environment.get_template(NAME);
-        let rendered = template.and_then(|t| t.render(Value::from_pairs(variables)));
-        let text = rendered.map_err(|e| explain(&self.source, &e, &self.limits))?;
+        let (source, environment, limits) = (self.source.clone(), self.environment.clone(), self.limits);
+        let text = within(limits.time, limits.stack_bytes, move || {
+            let template = environment.get_template(NAME);
+            let rendered = template.and_then(|t| t.render(Value::from_pairs(variables)));
+            rendered.map_err(|e| explain(&source, &e, &limits))
+        })?;
         if text.len() > self.limits.output_bytes {
             let message = format!("the template makes more than {} bytes of text", self.limits.output_bytes);
             return Err(Diagnostic::error(message).code("template-budget").into());
@@ -218,6 +222,18 @@ mod tests {
         JinjaTemplate::parse("template", template, Limits::DEFAULT)
             .and_then(|t| t.render_variables(variables.collect(), datetime(2026, 11, 24, 13, 5, 9, 0)))
             .map_err(|e| e.to_string())
+    }
+
+    /// What the engine's fuel misses: a comparison that walks 2^24 items that are there once.
+    #[test]
+    fn a_template_that_takes_too_long_is_given_up() {
+        let doubled = "{% set a = [a, a] %}{% set b = [b, b] %}".repeat(24);
+        let text = format!("{{% set a = [1] %}}{{% set b = [1] %}}{doubled}{{{{ a == b }}}}");
+        let limits = Limits { time: std::time::Duration::from_millis(20), ..Limits::DEFAULT };
+        let template = JinjaTemplate::parse("template", &text, limits).unwrap();
+        let now = datetime(2026, 11, 24, 13, 5, 9, 0);
+        let error = template.render_variables(Vec::new(), now).unwrap_err().to_string();
+        assert!(error.contains("takes more than 0.02 seconds"), "{error}");
     }
 
     #[test]

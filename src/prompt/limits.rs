@@ -1,5 +1,7 @@
 //! What a template may cost: every limit in one table.
 
+use std::time::Duration;
+
 /// The limits under which templates are read and executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -20,6 +22,8 @@ pub struct Limits {
     pub tag_bytes: usize,
     /// Depth of blocks and template calls of an execution.
     pub depth: usize,
+    /// The longest that one execution may take, for what the fuel of the engine for Jinja misses.
+    pub time: Duration,
     /// Bytes of stack of the thread that a template is read and executed on.
     pub stack_bytes: usize,
 }
@@ -35,6 +39,7 @@ impl Limits {
         variables: 256,
         tag_bytes: 8 << 10,
         depth: 500,
+        time: Duration::from_secs(5),
         stack_bytes: 16 << 20,
     };
 }
