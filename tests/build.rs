@@ -239,6 +239,19 @@ fn what_matches_nothing_is_an_error() {
 }
 
 #[test]
+fn a_tensor_type_is_for_matrices() {
+    let place = Place::new();
+    let modelfile = place.storyteller("Modelfile", "");
+    place.ok(&["build", "-q", "q4_0", "--tensor-type", "attn=q8_0", "-t", "m", &modelfile]);
+    let tensors = place.ok(&["show", "m", "--tensors"]);
+    let line = |name: &str| tensors.lines().find(|l| l.starts_with(name)).unwrap().to_owned();
+    assert!(line("blk.0.attn_q.weight").contains("Q8_0"), "{tensors}");
+    assert!(line("blk.0.attn_norm.weight").contains("F32"), "norms stay: {tensors}");
+    let only = ["build", "-q", "q4_0", "--tensor-type", "attn_norm=q8_0", "-t", "m", &modelfile];
+    assert!(place.fails(1, &only).contains("matches no tensor"));
+}
+
+#[test]
 fn exit_codes_tell_whose_fault_it_is() {
     let place = Place::new();
     place.fails(1, &["build", &place.path("absent").display().to_string()]);
