@@ -115,7 +115,9 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
             module.metadata.set("general.file_type", file_type);
             changed = true;
         }
-    } else if changed {
+    } else if changed || module.metadata.get("general.file_type").is_none() && module.verbatim.is_none() {
+        // Also where nothing had to be encoded, as for a checkpoint of float32.
+        changed = true;
         let file_type = most_common_file_type(&module);
         module.metadata.set("general.file_type", file_type);
     }
