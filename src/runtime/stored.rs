@@ -12,6 +12,7 @@ use crate::world::{SystemWorld, World as _};
 /// # Errors
 /// A blob is damaged or missing, or the model is not complete.
 pub fn open(store: &Store, model: &Stored) -> Result<Module> {
+    resolve::refuse_unsupported(model)?;
     for layer in model.manifest.layers_of(media::MODEL) {
         check_blob(store, model, &layer.digest)?;
     }
