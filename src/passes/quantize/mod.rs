@@ -283,8 +283,11 @@ fn requantized(name: &str, from: TensorType, to: TensorType) -> Diagnostic {
 
 fn matches_nothing(rule: &TensorTypeRule, names: &[String]) -> Diagnostic {
     let pattern = rule.pattern.as_str();
-    let d = Diagnostic::error(format!("`--tensor-type {pattern}={}` matches no tensor whose type can be chosen", rule.dtype))
-        .code("tensor-type");
+    let d = Diagnostic::error(format!(
+        "`--tensor-type {pattern}={}` matches no tensor whose type can be chosen",
+        rule.dtype
+    ))
+    .code("tensor-type");
     match names.iter().min_by_key(|n| strsim::levenshtein(n, pattern)) {
         Some(near) => {
             d.help(format!("the nearest name is `{near}`; `mdl build --emit plan` prints them all"))
