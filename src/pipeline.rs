@@ -1,5 +1,6 @@
 //! Every pass in order, with the verifier between them, on one screen.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::codegen::{self, Progress};
@@ -107,7 +108,19 @@ pub fn write_gguf(module: &Module, path: &Path, progress: &dyn Progress) -> Resu
         _ => Path::new("."),
     };
     let failed = |e: &std::io::Error| Diagnostic::io("write", path, e);
-    let file = tempfile::NamedTempFile::new_in(directory).map_err(|e| failed(&e))?;
+    // A device or a pipe is written to; to put a file in its place would be the end of it.
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
+        let file = std::fs::OpenOptions::new().write(true).open(path).map_err(|e| failed(&e))?;
+        let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
+        let written = codegen::write_weights(module, &mut out, path, progress)?;
+        out.flush().map_err(|e| failed(&e))?;
+        return Ok(written);
+    }
+    let mut builder = tempfile::Builder::new();
+    // What a file has that any other program makes: the umask takes its part of it.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let file = builder.tempfile_in(directory).map_err(|e| failed(&e))?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
     let written = codegen::write_weights(module, &mut out, path, progress)?;
     let file = out.into_inner().map_err(|e| failed(e.error()))?;

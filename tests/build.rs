@@ -239,6 +239,48 @@ fn what_matches_nothing_is_an_error() {
 }
 
 #[test]
+fn a_tensor_type_is_for_matrices() {
+    let place = Place::new();
+    let modelfile = place.storyteller("Modelfile", "");
+    place.ok(&["build", "-q", "q4_0", "--tensor-type", "attn=q8_0", "-t", "m", &modelfile]);
+    let tensors = place.ok(&["show", "m", "--tensors"]);
+    let line = |name: &str| tensors.lines().find(|l| l.starts_with(name)).unwrap().to_owned();
+    assert!(line("blk.0.attn_q.weight").contains("Q8_0"), "{tensors}");
+    assert!(line("blk.0.attn_norm.weight").contains("F32"), "norms stay: {tensors}");
+    let only = ["build", "-q", "q4_0", "--tensor-type", "attn_norm=q8_0", "-t", "m", &modelfile];
+    assert!(place.fails(1, &only).contains("matches no tensor"));
+}
+
+#[test]
+fn a_damaged_blob_is_neither_reused_nor_kept() {
+    let (place, fresh) = (Place::new(), Place::new());
+    let modelfile = place.storyteller("Modelfile", "");
+    let first = ["build", "-q", "q4_0", "-t", "m", &modelfile];
+    let second = ["build", "-q", "q4_0", "--tensor-type", "blk.0.attn_v=q8_0", "-t", "n", &modelfile];
+    place.ok(&first);
+    let blob = place.path("store/blobs").join(&weights(&place)[0].0);
+    let mut bytes = std::fs::read(&blob).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 0x55;
+    std::fs::write(&blob, bytes).unwrap();
+    assert_eq!(digest(&place.ok(&second)), digest(&fresh.ok(&second)), "its tensors are made again");
+    let over = place.write("over/Modelfile", "FROM m\n").display().to_string();
+    assert!(place.fails(1, &["build", "-t", "o", &over]).contains("damaged"));
+    place.ok(&first);
+    place.ok(&["verify"]);
+}
+
+#[test]
+fn a_gguf_file_has_the_usual_permissions() {
+    let place = Place::new();
+    let (out, plain) = (place.path("m.gguf"), place.write("plain", ""));
+    let modelfile = place.storyteller("Modelfile", "");
+    place.ok(&["build", "-q", "q4_0", "--emit", "gguf", "-o", &out.display().to_string(), &modelfile]);
+    let permissions = |path: &Path| std::fs::metadata(path).unwrap().permissions();
+    assert_eq!(permissions(&out), permissions(&plain));
+}
+
+#[test]
 fn exit_codes_tell_whose_fault_it_is() {
     let place = Place::new();
     place.fails(1, &["build", &place.path("absent").display().to_string()]);

@@ -82,6 +82,9 @@ enum Emit {
 
 impl Build {
     pub(super) fn run(self, global: &Global) -> Result<()> {
+        if self.emit == Some(Emit::Gguf) && self.output.is_none() {
+            return Err(usage("`--emit gguf` needs `-o FILE`"));
+        }
         let options = self.options()?;
         let world = SystemWorld;
         let input = pipeline::read(&world, &self.path)?;

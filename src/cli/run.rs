@@ -32,7 +32,7 @@ pub(super) struct Run {
     name: String,
 
     /// What to say; what is piped in comes before it
-    #[arg(value_name = "PROMPT", trailing_var_arg = true)]
+    #[arg(value_name = "PROMPT")]
     prompt: Vec<String>,
 
     /// Change a parameter; may be repeated
@@ -59,7 +59,7 @@ impl Run {
             set.push(parameter(text)?);
         }
         let options = GenerateOptions::from_parameters(&set)?;
-        let loaded = Loaded::open(&module, options.num_thread.or(global.threads))?;
+        let loaded = Loaded::open(&module, global.threads.filter(|n| *n > 0).or(options.num_thread))?;
         let mut session = loaded.session(&options)?;
         let chat = Chat { run: &self, loaded, options, load: started.elapsed(), cancelled: on_interrupt()? };
         match prompt {

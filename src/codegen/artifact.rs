@@ -3,6 +3,7 @@
 //! What an earlier build made is not made again: the whole file where all is the same, else each
 //! tensor whose expression is.
 
+use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::{adapters, emit};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::{Module, SourceFile};
 use crate::store::{Digest, Layer, Store, Writer, media};
-use crate::world::{File, Stamp, World};
+use crate::world::{File, Stamp, SystemWorld, World};
 
 /// Bytes hashed or copied at a time.
 const PIECE: usize = 1 << 20;
@@ -36,9 +37,16 @@ pub fn weights_layer(
     let sources = Sources::identify(module, world, store, progress)?;
     if let Some(file) = module.verbatim {
         let digest = Digest::from_bytes(sources.digests[file.0]);
-        let blob = match store.find_blob(&digest)? {
+        let blob = match store.find_whole_blob(&digest)? {
             Some(blob) => blob,
-            None => copy(module, &module.files[file.0], writer, progress)?,
+            None => {
+                let blob = copy(module, &module.files[file.0], writer, progress)?;
+                sources.still_the_same(world)?;
+                if blob.digest != digest {
+                    return Err(changed(&module.files[file.0].path).into());
+                }
+                blob
+            }
         };
         return Ok(Layer::new(media::MODEL, blob.digest, blob.size));
     }
@@ -46,7 +54,9 @@ pub fn weights_layer(
     let keys: Vec<Key> = module.tensors.iter().map(|t| tensor_key(t, &sources.digests)).collect();
     let whole = module_key(module, &keys)?;
     let cache = store.cache();
-    if let Some(found) = cache.find(&whole.0).filter(|f| f.offset == 0) {
+    if let Some(found) = cache.find(&whole.0).filter(|f| f.offset == 0)
+        && store.find_whole_blob(&found.blob)?.is_some()
+    {
         return Ok(Layer::new(media::MODEL, found.blob, found.len));
     }
     adapters::refuse_unchanging(module)?;
@@ -75,25 +85,33 @@ fn stored_already(module: &Module, store: &Store) -> Result<Option<Layer>> {
     if *path != store.blob_path(&digest) {
         return Ok(None);
     }
-    Ok(store.find_blob(&digest)?.map(|blob| Layer::new(media::MODEL, digest, blob.size)))
+    if store.find_blob(&digest)?.is_none() {
+        return Ok(None);
+    }
+    match store.find_whole_blob(&digest)? {
+        Some(blob) => Ok(Some(Layer::new(media::MODEL, digest, blob.size))),
+        None => Err(damaged(&digest).into()),
+    }
 }
 
-/// What earlier builds made of the same expressions.
+fn damaged(digest: &Digest) -> Diagnostic {
+    Diagnostic::error(format!("the source is damaged: the blob {digest} has other bytes"))
+        .code("damaged-blob")
+        .help("build or pull the model that it belongs to again")
+}
+
+/// What earlier builds made of the same expressions, in blobs that are still what they were.
 fn earlier(store: &Store, keys: &[Key]) -> Result<Vec<Option<Reuse>>> {
     let cache = store.cache();
-    let mut open: Vec<(Digest, Arc<dyn File>)> = Vec::new();
+    let mut open: HashMap<[u8; 32], Option<Arc<dyn File>>> = HashMap::new();
     let mut reuse = Vec::with_capacity(keys.len());
     for key in keys {
         let found = cache.find(&key.0).and_then(|cached| {
-            let file = match open.iter().find(|(digest, _)| *digest == cached.blob) {
-                Some((_, file)) => file.clone(),
-                None => {
-                    let file = crate::world::SystemWorld.open(&store.blob_path(&cached.blob)).ok()?;
-                    open.push((cached.blob, file.clone()));
-                    file
-                }
-            };
-            Some(Reuse { file, offset: cached.offset })
+            let file = open.entry(*cached.blob.as_bytes()).or_insert_with(|| {
+                let blob = store.find_whole_blob(&cached.blob).ok()??;
+                SystemWorld.open(&blob.path).ok()
+            });
+            Some(Reuse { file: file.clone()?, offset: cached.offset })
         });
         reuse.push(found);
     }
@@ -154,6 +172,11 @@ impl Sources {
             let stamp = world.stamp(&path).map_err(|e| failed(&e))?;
             let of_blob = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Digest>().ok());
             let known = of_blob.filter(|d| store.blob_path(d) == source.path);
+            if let Some(digest) = known
+                && store.find_whole_blob(&digest)?.is_none()
+            {
+                return Err(damaged(&digest).into());
+            }
             let digest = match known.or_else(|| cache.digest_of(&path, &stamp)) {
                 Some(digest) => digest,
                 None => {

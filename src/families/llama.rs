@@ -64,6 +64,9 @@ const TENSORS: &[TensorRule] = &[
 /// RoPE's base frequency where a checkpoint does not say it.
 const DEFAULT_FREQ_BASE: f64 = 10_000.0;
 
+/// Values of a head, at most; known models have 64 to 512.
+const MAX_HEAD_DIM: u64 = 1 << 16;
+
 /// What changes nothing in the arithmetic of a forward pass.
 const WITHOUT_EFFECT: &[&str] = &[
     "architectures",
@@ -115,6 +118,10 @@ fn import(config: &Config) -> Result<Imported> {
                 .into());
         }
     };
+    // A vector as long is made for the scaling of positions before any tensor's shape is looked at.
+    if head_dim > MAX_HEAD_DIM {
+        return Err(config.error("head_dim", format!("{head_dim} is more than {MAX_HEAD_DIM}")).into());
+    }
     if !head_dim.is_multiple_of(2) {
         return Err(config
             .error("head_dim", format!("{head_dim} is odd; rotary positions need pairs"))

@@ -100,7 +100,7 @@ pub struct Module {
     pub files: Vec<SourceFile>,
     /// The texts of a checkpoint; `import` turns them into metadata and leaves none.
     pub texts: Vec<SourceText>,
-    /// Adapters to fuse; `fuse` leaves none.
+    /// Adapters; `fuse` leaves them here, so that `codegen` can refuse one that changes nothing.
     pub adapters: Vec<Adapter>,
     /// The GGUF file that holds exactly this metadata and these tensors. A pass that changes
     /// either clears it; while it is set, the file itself is the artifact.

@@ -1,4 +1,4 @@
-//! Prints a module after a pass: what `--emit plan` and `--dry-run` show.
+//! Prints a module after a pass: what `--emit plan` shows.
 
 use std::fmt::Write as _;
 

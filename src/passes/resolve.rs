@@ -162,7 +162,26 @@ fn load_stored(
     let Some(store) = context.store else { return Err(nowhere(from, path, None)) };
     let Ok(name) = Name::parse(&from.value) else { return Err(nowhere(from, path, None)) };
     let Some(stored) = store.find(&name)? else { return Err(nowhere(from, path, Some(store))) };
+    refuse_unsupported(&stored)?;
     *module = open_stored(context.world, store, &stored)?;
+    Ok(())
+}
+
+/// Refuses a model with parts that would be left out without a word.
+///
+/// # Errors
+/// It has an adapter of its own, as Ollama's models may, or a second file of weights.
+pub fn refuse_unsupported(model: &Stored) -> Result<()> {
+    for (media_type, what) in [(media::ADAPTER, "an adapter of its own"), (media::MODEL, "a second model")] {
+        let first = usize::from(media_type == media::MODEL);
+        if model.manifest.layers_of(media_type).nth(first).is_some() {
+            let message = format!("`{}` has {what}, which is not supported yet", model.name);
+            return Err(Diagnostic::error(message)
+                .code("unsupported")
+                .help("without it the model would answer otherwise than it should")
+                .into());
+        }
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::Module;
 use crate::passes::{resolve, verify};
 use crate::store::{Digest, Store, Stored, media};
-use crate::world::{SystemWorld, World as _};
+use crate::world::SystemWorld;
 
 /// A model as a module, after a look at its blobs. A blob is hashed the first time, and again when its
 /// file's size, time or identity has changed.
@@ -12,6 +12,7 @@ use crate::world::{SystemWorld, World as _};
 /// # Errors
 /// A blob is damaged or missing, or the model is not complete.
 pub fn open(store: &Store, model: &Stored) -> Result<Module> {
+    resolve::refuse_unsupported(model)?;
     for layer in model.manifest.layers_of(media::MODEL) {
         check_blob(store, model, &layer.digest)?;
     }
@@ -22,27 +23,14 @@ pub fn open(store: &Store, model: &Stored) -> Result<Module> {
 }
 
 fn check_blob(store: &Store, model: &Stored, digest: &Digest) -> Result<()> {
-    let path = store.blob_path(digest);
-    let failed = |e: &std::io::Error| Diagnostic::io("read", &path, e);
-    let canonical = SystemWorld.canonical(&path).map_err(|e| failed(&e))?;
-    let stamp = SystemWorld.stamp(&canonical).map_err(|e| failed(&e))?;
-    let cache = store.cache();
-    if cache.digest_of(&canonical, &stamp).as_ref() == Some(digest) {
-        return Ok(());
-    }
-    let file = std::fs::File::open(&path).map_err(|e| failed(&e))?;
-    let found = Digest::of_reader(file, &|_| {}).map_err(|e| failed(&e))?;
-    if found != *digest {
+    if store.find_blob(digest)?.is_some() && store.find_whole_blob(digest)?.is_none() {
         return Err(Diagnostic::error(format!(
             "the weights of `{}` are damaged: the blob {digest} has other bytes",
             model.name
         ))
         .code("damaged-blob")
-        .help("run `mdl verify`, then build or pull the model again")
+        .help("build or pull the model again")
         .into());
-    }
-    if SystemWorld.stamp(&canonical).ok().as_ref() == Some(&stamp) {
-        cache.remember_digest(&canonical, &stamp, digest);
     }
     Ok(())
 }

@@ -50,6 +50,30 @@ impl Store {
         }
     }
 
+    /// The blob with this digest, if the store has it and its bytes are the digest's. It is hashed the
+    /// first time, and again when the file's size, time or identity has changed.
+    ///
+    /// # Errors
+    /// The blob cannot be read.
+    pub fn find_whole_blob(&self, digest: &Digest) -> Result<Option<Blob>> {
+        let Some(blob) = self.find_blob(digest)? else { return Ok(None) };
+        let failed = |e: &io::Error| durable::failed("read the blob", &blob.path, e);
+        let path = SystemWorld.canonical(&blob.path).map_err(|e| failed(&e))?;
+        let stamp = SystemWorld.stamp(&path).map_err(|e| failed(&e))?;
+        let cache = self.cache();
+        if cache.digest_of(&path, &stamp).as_ref() == Some(digest) {
+            return Ok(Some(blob));
+        }
+        let file = fs::File::open(&path).map_err(|e| failed(&e))?;
+        if Digest::of_reader(file, &|_| {}).map_err(|e| failed(&e))? != *digest {
+            return Ok(None);
+        }
+        if SystemWorld.stamp(&path).is_ok_and(|now| now == stamp) {
+            cache.remember_digest(&path, &stamp, digest);
+        }
+        Ok(Some(blob))
+    }
+
     /// Every regular file that is named as a blob, sorted by digest. Other files in the directory
     /// are not the store's business.
     ///
@@ -172,7 +196,7 @@ impl<'w> BlobWriter<'w> {
     }
 
     /// Puts the blob into the store: the bytes to the disk, then the name, then the directory to
-    /// the disk. If the store has it already, with the same size, that one stays.
+    /// the disk. If the store has it already, whole, that one stays; a damaged one is replaced.
     ///
     /// # Errors
     /// A write failed before or fails now; the disk does not confirm. The store is as it was.
@@ -186,7 +210,9 @@ impl<'w> BlobWriter<'w> {
         let refuse = |e: &io::Error| refused(&dir, e, size, expected);
         let temp = buffered.into_inner().map_err(|e| refuse(e.error()))?;
         let existing = writer.store().find_blob(&digest)?;
-        if let Some(existing) = existing.as_ref().filter(|b| b.size == size) {
+        if let Some(existing) = existing.as_ref().filter(|b| b.size == size)
+            && fs::File::open(&existing.path).and_then(|f| Digest::of_reader(f, &|_| {})).ok() == Some(digest)
+        {
             return Ok(existing.clone());
         }
         temp.sync().map_err(|e| unconfirmed(temp.path(), &e))?;

@@ -60,7 +60,8 @@ pub fn producible(dtype: TensorType) -> bool {
 /// A pattern or an importance matrix that matches nothing, or a source that is quantized already.
 pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
     let options = &context.options;
-    let names: Vec<String> = module.tensors.iter().map(|t| t.name.clone()).collect();
+    let names: Vec<String> =
+        module.tensors.iter().filter(|t| is_quantizable(t)).map(|t| t.name.clone()).collect();
     let places = places(&module);
     let model = surroundings(&module, options.imatrix.is_some());
     let mut used = vec![false; options.tensor_types.len()];
@@ -72,11 +73,11 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
     for tensor in &mut module.tensors {
         let place = places[&tensor.name];
         let natural = natural_type(tensor);
-        let forced = override_for(&tensor.name, &options.tensor_types, &mut used);
-        let wanted = match (forced, options.preset) {
-            (Some(dtype), _) => dtype,
-            (None, Some(preset)) if is_quantizable(tensor) => preset.choose(place, model),
-            _ => natural,
+        let wanted = if is_quantizable(tensor) {
+            let forced = override_for(&tensor.name, &options.tensor_types, &mut used);
+            forced.or(options.preset.map(|preset| preset.choose(place, model))).unwrap_or(natural)
+        } else {
+            natural
         };
         let dtype = mixture::fit_width(wanted, place.cols);
         if dtype != wanted {
@@ -114,7 +115,9 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
             module.metadata.set("general.file_type", file_type);
             changed = true;
         }
-    } else if changed {
+    } else if changed || module.metadata.get("general.file_type").is_none() && module.verbatim.is_none() {
+        // Also where nothing had to be encoded, as for a checkpoint of float32.
+        changed = true;
         let file_type = most_common_file_type(&module);
         module.metadata.set("general.file_type", file_type);
     }
@@ -135,7 +138,8 @@ fn places(module: &Module) -> HashMap<String, Place> {
     let mut counts: HashMap<Role, u64> = HashMap::new();
     let mut places = HashMap::new();
     for tensor in order {
-        let role = role(&tensor.name, has_output);
+        // A bias, such as `ffn_down.bias`, is none of the tensors that a mixture counts.
+        let role = if is_quantizable(tensor) { role(&tensor.name, has_output) } else { Role::Other };
         let experts = tensor.name.contains("_exps");
         let count = counts.entry(role).or_default();
         let i = if experts { block_number(&tensor.name).unwrap_or(*count) } else { *count };
@@ -185,7 +189,7 @@ fn surroundings(module: &Module, imatrix: bool) -> Surroundings {
     }
 }
 
-/// True for a matrix of weights that a preset quantizes.
+/// True for a matrix of weights, whose type a preset or `--tensor-type` decides.
 fn is_quantizable(tensor: &Tensor) -> bool {
     tensor.shape().rank() >= 2
         && tensor.name.ends_with("weight")
@@ -279,8 +283,11 @@ fn requantized(name: &str, from: TensorType, to: TensorType) -> Diagnostic {
 
 fn matches_nothing(rule: &TensorTypeRule, names: &[String]) -> Diagnostic {
     let pattern = rule.pattern.as_str();
-    let d = Diagnostic::error(format!("`--tensor-type {pattern}={}` matches no tensor", rule.dtype))
-        .code("tensor-type");
+    let d = Diagnostic::error(format!(
+        "`--tensor-type {pattern}={}` matches no tensor whose type can be chosen",
+        rule.dtype
+    ))
+    .code("tensor-type");
     match names.iter().min_by_key(|n| strsim::levenshtein(n, pattern)) {
         Some(near) => {
             d.help(format!("the nearest name is `{near}`; `mdl build --emit plan` prints them all"))
