@@ -1,7 +1,7 @@
 //! What must hold for any numbers: levels agree bit for bit, rows stand alone, nothing panics and
 //! nothing that is not finite gets in or out.
 
-#![allow(clippy::unwrap_used, reason = "this is all tests")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "this is all tests")]
 
 use mdl_kernels::check::check;
 use mdl_kernels::{

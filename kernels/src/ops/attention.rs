@@ -262,6 +262,7 @@ fn weighted_sum<S: Simd>(s: S, head: &Head<'_>, weights: &[f32], start: usize, o
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::super::elementwise::to_f16;
     use super::super::tests::{Random, bits};

@@ -146,6 +146,7 @@ pub fn from_f16(x: &[u16], out: &mut [f32]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::super::tests::{Random, bits};
     use super::*;

@@ -68,6 +68,7 @@ pub fn rope(kind: RopeKind, head: &mut [f32], table: &[f32]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::super::tests::Random;
     use super::*;

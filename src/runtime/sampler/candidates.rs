@@ -198,6 +198,7 @@ fn weight(logit: f32, max: f32, temperature: f32) -> f64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

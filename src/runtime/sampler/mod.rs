@@ -93,4 +93,5 @@ fn bad_logit(logits: &[f32]) -> Diagnostic {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests;
