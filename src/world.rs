@@ -20,6 +20,9 @@ pub trait File: Send + Sync {
         self.len() == 0
     }
 
+    /// The state of the file that is open, whatever its path leads to by now.
+    fn stamp(&self) -> io::Result<Stamp>;
+
     /// Fills `buf` from `offset`; `UnexpectedEof` when the file ends before.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 }
@@ -97,6 +100,10 @@ impl File for SystemFile {
         self.len
     }
 
+    fn stamp(&self) -> io::Result<Stamp> {
+        stamp_of(&self.file.metadata()?)
+    }
+
     #[cfg(unix)]
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&self.file, buf, offset)
@@ -160,24 +167,27 @@ impl World for SystemWorld {
     }
 
     fn stamp(&self, path: &Path) -> io::Result<Stamp> {
-        let metadata = std::fs::metadata(path)?;
-        let modified_ns = match metadata.modified()?.duration_since(std::time::UNIX_EPOCH) {
-            Ok(after) => after.as_nanos() as i128,
-            Err(before) => -(before.duration().as_nanos() as i128),
-        };
-        #[cfg(unix)]
-        let identity = {
-            use std::os::unix::fs::MetadataExt;
-            (metadata.dev(), metadata.ino())
-        };
-        #[cfg(not(unix))]
-        let identity = (0, 0);
-        Ok(Stamp { len: metadata.len(), modified_ns, identity })
+        stamp_of(&std::fs::metadata(path)?)
     }
 
     fn home(&self) -> Option<PathBuf> {
         std::env::home_dir()
     }
+}
+
+fn stamp_of(metadata: &std::fs::Metadata) -> io::Result<Stamp> {
+    let modified_ns = match metadata.modified()?.duration_since(std::time::UNIX_EPOCH) {
+        Ok(after) => after.as_nanos() as i128,
+        Err(before) => -(before.duration().as_nanos() as i128),
+    };
+    #[cfg(unix)]
+    let identity = {
+        use std::os::unix::fs::MetadataExt;
+        (metadata.dev(), metadata.ino())
+    };
+    #[cfg(not(unix))]
+    let identity = (0, 0);
+    Ok(Stamp { len: metadata.len(), modified_ns, identity })
 }
 
 /// Files that exist only in memory, for tests. Directories are the prefixes of paths.
@@ -200,6 +210,10 @@ impl MemoryWorld {
 impl File for Arc<[u8]> {
     fn len(&self) -> u64 {
         self.as_ref().len() as u64
+    }
+
+    fn stamp(&self) -> io::Result<Stamp> {
+        Ok(Stamp { len: self.as_ref().len() as u64, modified_ns: 0, identity: (0, 0) })
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {

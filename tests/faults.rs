@@ -55,13 +55,21 @@ fn a_killed_build_leaves_a_sound_store() {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (z ^ (z >> 31)) as f64 / u64::MAX as f64
     };
+    let mut length = length;
     let (mut killed, mut left) = (0, 0);
-    for round in 0..50 {
+    for round in 0..400 {
+        if killed == 50 {
+            break;
+        }
         // Another type in each round, so that there is always something to write.
         let types = ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q6_K", "q4_K_S", "q3_K_M", "f16", "bf16"];
         let mut child = mdl(&store, &build(types[round % types.len()], &modelfile)).spawn().unwrap();
-        std::thread::sleep(length.mul_f64(random() * 1.1));
-        killed += usize::from(child.try_wait().unwrap().is_none());
+        std::thread::sleep(length.mul_f64(random()));
+        // The moments follow how long builds take here, now.
+        match child.try_wait().unwrap() {
+            None => (killed, length) = (killed + 1, length.mul_f64(1.05)),
+            Some(_) => length = length.mul_f64(0.9),
+        }
         let _ = child.kill();
         child.wait().unwrap();
         left += leftovers(&store);
@@ -77,8 +85,8 @@ fn a_killed_build_leaves_a_sound_store() {
             std::fs::remove_dir_all(&store).unwrap();
         }
     }
-    eprintln!("{killed} of 50 builds were killed; {left} temporary files were left in all");
-    assert!(killed >= 20, "the moments miss the build: {killed}");
+    eprintln!("{killed} builds were killed; {left} temporary files were left in all");
+    assert_eq!(killed, 50, "the moments miss the build");
 }
 
 /// Needs the right to mount: as in a container that runs as root.

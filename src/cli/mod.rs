@@ -10,6 +10,7 @@ mod run;
 mod show;
 mod table;
 
+use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -179,10 +180,20 @@ impl Global {
 /// quietly.
 fn write_out(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    let shown = if out.is_terminal() { printable(text) } else { Cow::Borrowed(text) };
+    match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(e) => Err(Diagnostic::environment(format!("cannot write to standard output: {e}")).into()),
+    }
+}
+
+/// Text for a terminal: what a model says, or a file says of itself, must not steer it.
+fn printable(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    match text.contains(steers) {
+        true => Cow::Owned(text.replace(steers, "\u{FFFD}")),
+        false => Cow::Borrowed(text),
     }
 }
 

@@ -61,7 +61,8 @@ impl Run {
         let options = GenerateOptions::from_parameters(&set)?;
         let loaded = Loaded::open(&module, global.threads.filter(|n| *n > 0).or(options.num_thread))?;
         let mut session = loaded.session(&options)?;
-        let chat = Chat { run: &self, loaded, options, load: started.elapsed(), cancelled: on_interrupt()? };
+        let chat =
+            Chat { global, run: &self, loaded, options, load: started.elapsed(), cancelled: on_interrupt()? };
         match prompt {
             Some(text) => chat.once(&mut session, &text),
             None => chat.converse(&mut session),
@@ -121,6 +122,7 @@ fn on_interrupt() -> Result<Arc<AtomicBool>> {
 }
 
 struct Chat<'a> {
+    global: &'a Global,
     run: &'a Run,
     loaded: Loaded,
     options: GenerateOptions,
@@ -162,11 +164,27 @@ impl Chat<'_> {
                 return Ok(());
             }
             messages.push(ChatMessage::new("user", line.trim_end_matches(['\n', '\r'])));
-            let prompt = self.loaded.tokens(&self.loaded.render(&messages)?);
             let mut answer = String::new();
             self.cancelled.store(false, Ordering::Relaxed);
-            self.answer(session, &prompt, &mut answer)?;
-            messages.push(ChatMessage::new("assistant", answer));
+            let prompt = self.fitting(&mut messages, session.context());
+            match prompt.and_then(|prompt| self.answer(session, &prompt, &mut answer)) {
+                Ok(_) => messages.push(ChatMessage::new("assistant", answer)),
+                Err(errors) => {
+                    self.global.print(&errors.0);
+                    messages.pop();
+                }
+            }
+        }
+    }
+
+    /// The tokens of a conversation without the oldest messages that leave no room for an answer.
+    fn fitting(&self, messages: &mut Vec<ChatMessage>, context: usize) -> Result<Vec<u32>> {
+        loop {
+            let prompt = self.loaded.tokens(&self.loaded.render(messages)?);
+            if prompt.len() < context || messages.len() == 1 {
+                return Ok(prompt);
+            }
+            messages.remove(0);
         }
     }
 

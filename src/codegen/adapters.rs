@@ -1,6 +1,6 @@
 //! Refuses an adapter that changes nothing, which only its weights can tell.
 
-use super::evaluate::Evaluator;
+use super::evaluate::{Evaluator, chunk_rows};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::{AdapterPair, Expr, Module};
 
@@ -34,18 +34,32 @@ fn changes_something(pair: &AdapterPair, module: &Module) -> Result<bool> {
     if pair.scale == 0.0 {
         return Ok(false);
     }
-    let a = values(&pair.a, module)?;
-    let b = values(&pair.b, module)?;
-    let rank = pair.a.shape().rows() as usize;
-    let cols = pair.a.shape().cols() as usize;
-    Ok((0..rank).any(|r| {
-        let row = a.get(r * cols..(r + 1) * cols).unwrap_or(&[]);
-        let met = row.iter().any(|v| *v != 0.0);
-        met && b.iter().skip(r).step_by(rank).any(|v| *v != 0.0)
-    }))
+    let mut met = Vec::new();
+    each_row(&pair.a, module, &mut |row| {
+        met.push(row.iter().any(|v| *v != 0.0));
+        true
+    })?;
+    let mut changes = false;
+    each_row(&pair.b, module, &mut |row| {
+        changes |= row.iter().zip(&met).any(|(v, met)| *met && *v != 0.0);
+        !changes
+    })?;
+    Ok(changes)
 }
 
-fn values(expr: &Expr, module: &Module) -> Result<Vec<f32>> {
+/// Calls `f` with each row, chunk by chunk, until it returns false.
+fn each_row(expr: &Expr, module: &Module, f: &mut dyn FnMut(&[f32]) -> bool) -> Result<()> {
     let evaluator = Evaluator::new(expr, &module.files)?;
-    evaluator.values(0..evaluator.rows())
+    let (rows, cols) = (evaluator.rows(), evaluator.cols());
+    let step = chunk_rows(cols as u64);
+    let mut start = 0;
+    while start < rows {
+        let end = rows.min(start + step);
+        let values = evaluator.values(start..end)?;
+        if !values.chunks_exact(cols.max(1)).all(&mut *f) {
+            break;
+        }
+        start = end;
+    }
+    Ok(())
 }

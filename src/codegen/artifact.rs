@@ -45,6 +45,7 @@ pub fn weights_layer(
                 if blob.digest != digest {
                     return Err(changed(&module.files[file.0].path).into());
                 }
+                writer.remember_whole(&blob);
                 blob
             }
         };
@@ -66,6 +67,7 @@ pub fn weights_layer(
     let out = out.into_inner().map_err(|e| emit::write_failed(e.error(), store.root()))?;
     sources.still_the_same(world)?;
     let blob = out.finish()?;
+    writer.remember_whole(&blob);
     let tensors = keys.iter().zip(&emitted.tensors);
     let mut values: Vec<_> =
         tensors.map(|(key, range)| (key.0, range.start, range.end - range.start)).collect();
@@ -169,7 +171,11 @@ impl Sources {
         for source in &module.files {
             let failed = |e: &std::io::Error| Diagnostic::io("read", &source.path, e);
             let path = world.canonical(&source.path).map_err(|e| failed(&e))?;
-            let stamp = world.stamp(&path).map_err(|e| failed(&e))?;
+            // Of the open file: its path may lead to another by now, whose digest this is not.
+            let stamp = source.file.stamp().map_err(|e| failed(&e))?;
+            if world.stamp(&path).map_err(|e| failed(&e))? != stamp {
+                return Err(changed(&source.path).into());
+            }
             let of_blob = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Digest>().ok());
             let known = of_blob.filter(|d| store.blob_path(d) == source.path);
             if let Some(digest) = known

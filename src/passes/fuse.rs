@@ -5,6 +5,8 @@
 //! the same way. The adapters stay listed in the module: `codegen` refuses one whose product is
 //! zero everywhere, which only the weights can tell.
 
+use std::collections::HashMap;
+
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::families::{self, Family, fill_pattern};
 use crate::ir::{AdapterPair, Expr, Module};
@@ -24,13 +26,15 @@ pub fn run(mut module: Module, _context: &Context<'_>) -> Result<Module> {
     }
     let family = families::by_architecture(module.architecture().unwrap_or(""))?;
     let mut problems = Vec::new();
+    let places: HashMap<String, usize> =
+        module.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
     for adapter in module.adapters.clone() {
         if adapter.pairs.is_empty() {
             problems.push(Diagnostic::error("the adapter changes nothing").in_file(&adapter.path, ""));
         }
         let mut lost = Vec::new();
         for pair in &adapter.pairs {
-            if !fuse_pair(&mut module, family, pair) {
+            if !fuse_pair(&mut module, &places, family, pair) {
                 lost.push(pair.target.as_str());
             }
         }
@@ -56,12 +60,19 @@ fn no_target(lost: &[&str], total: usize) -> Diagnostic {
 }
 
 /// Wraps the matrix a pair changes; false where there is none.
-fn fuse_pair(module: &mut Module, family: &Family, pair: &AdapterPair) -> bool {
+fn fuse_pair(
+    module: &mut Module,
+    places: &HashMap<String, usize>,
+    family: &Family,
+    pair: &AdapterPair,
+) -> bool {
     let weight = format!("{}.weight", pair.target);
     let (rule, block) = match family.by_checkpoint_name(&weight) {
         Some(found) => found,
         None => match family.by_gguf_name(&weight) {
-            Some(found) => return wrap(module, found.0.gguf, found.1, pair, pair.b.clone()),
+            Some(found) => {
+                return wrap(module, places, &fill_pattern(found.0.gguf, found.1), pair, pair.b.clone());
+            }
             None => return false,
         },
     };
@@ -70,12 +81,17 @@ fn fuse_pair(module: &mut Module, family: &Family, pair: &AdapterPair) -> bool {
         Some(heads) => Expr::PermuteRope { of: Box::new(pair.b.clone()), heads },
         None => pair.b.clone(),
     };
-    wrap(module, rule.gguf, block, pair, b)
+    wrap(module, places, &fill_pattern(rule.gguf, block), pair, b)
 }
 
-fn wrap(module: &mut Module, pattern: &str, block: Option<u64>, pair: &AdapterPair, b: Expr) -> bool {
-    let name = fill_pattern(pattern, block);
-    let Some(tensor) = module.tensors.iter_mut().find(|t| t.name == name) else { return false };
+fn wrap(
+    module: &mut Module,
+    places: &HashMap<String, usize>,
+    name: &str,
+    pair: &AdapterPair,
+    b: Expr,
+) -> bool {
+    let Some(tensor) = places.get(name).and_then(|i| module.tensors.get_mut(*i)) else { return false };
     let base = std::mem::replace(&mut tensor.expr, Expr::Stack(vec![]));
     tensor.expr = Expr::LowRank {
         base: Box::new(base),

@@ -44,7 +44,7 @@ pub fn run(recipe: &Recipe, context: &Context<'_>) -> Result<Module> {
         }
     }
     if let Some(draft) = &recipe.draft {
-        return Err(Diagnostic::error("DRAFT is not supported yet").at(&draft.span).into());
+        return Err(refuse_draft(recipe, draft, context));
     }
     for adapter in &recipe.adapters {
         resolve_adapter(&mut module, adapter, context).map_err(|e| at(e, adapter))?;
@@ -52,6 +52,20 @@ pub fn run(recipe: &Recipe, context: &Context<'_>) -> Result<Module> {
     let base = std::mem::take(&mut module.prompt);
     module.prompt = package::overlay(base, recipe.prompt.clone());
     Ok(module)
+}
+
+fn refuse_draft(recipe: &Recipe, draft: &Spanned<String>, context: &Context<'_>) -> Errors {
+    let canonical = |line: &Spanned<String>| {
+        let path = path::expand(context.world, &context.directory, &line.value).ok()?;
+        context.world.canonical(&path).ok()
+    };
+    let there = canonical(draft);
+    let same = there.is_some() && recipe.from.iter().any(|from| canonical(from) == there);
+    let message = match same {
+        true => format!("DRAFT must not reference the same local path as FROM: {}", draft.value),
+        false => "DRAFT is not supported yet".to_owned(),
+    };
+    Diagnostic::error(message).at(&draft.span).into()
 }
 
 /// Points an error that has no place of its own at the line that led to it; one inside a file keeps its
@@ -108,6 +122,10 @@ fn only_model(directory: &Path, files: Vec<String>) -> Result<PathBuf> {
     });
     match (firsts.next(), firsts.next()) {
         (Some(one), None) => Ok(directory.join(one)),
+        (None, _) => {
+            let message = format!("the first shard of the model in {} is missing", directory.display());
+            Err(Diagnostic::error(message).code("missing-shard").into())
+        }
         _ => Err(Diagnostic::error(format!("{} GGUF models are in {}", files.len(), directory.display()))
             .help("name one of the files")
             .into()),

@@ -40,8 +40,16 @@ pub fn family(module: &Module) -> Result<()> {
         Diagnostic::error("the model does not say its architecture").help("`general.architecture` is missing")
     })?;
     let family = families::by_architecture(architecture)?;
+    // What the runtime would refuse is refused before anything is built.
+    let names: HashSet<&str> = module.tensors.iter().map(|t| t.name.as_str()).collect();
+    (family.spec)(&module.metadata, &|name| names.contains(name))?.check()?;
     let mut problems = Vec::new();
     for tensor in &module.tensors {
+        let dtype = tensor.expr.dtype();
+        if !mdl_kernels::dequantizable(dtype) {
+            let message = format!("`{}` is {dtype}, a type that no model is executed in", tensor.name);
+            problems.push(Diagnostic::error(message).code("unsupported-type"));
+        }
         match family.by_gguf_name(&tensor.name) {
             Some((rule, _)) => problems.extend(misshapen(tensor, rule, family, module)),
             None if family.derived.contains(&tensor.name.as_str()) => {}
@@ -69,7 +77,7 @@ fn missing(family: &Family, module: &Module) -> Vec<Diagnostic> {
             problems.push(
                 Diagnostic::error(format!("the tensor `{name}` is missing"))
                     .code("missing-tensor")
-                    .help("the checkpoint is incomplete; is a shard missing?"),
+                    .help("the model is incomplete; is a shard missing?"),
             );
         }
     }

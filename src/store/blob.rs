@@ -74,6 +74,17 @@ impl Store {
         Ok(Some(blob))
     }
 
+    /// Remembers that a blob is whole which this process has just hashed while it wrote it, so that
+    /// [`find_whole_blob`](Self::find_whole_blob) need not read it. Waits until the file's time tells it
+    /// from a later write.
+    pub(super) fn remember_whole(&self, blob: &Blob) {
+        std::thread::sleep(2 * super::cache::TICK);
+        let Ok(path) = SystemWorld.canonical(&blob.path) else { return };
+        if let Ok(stamp) = SystemWorld.stamp(&path) {
+            self.cache().remember_digest(&path, &stamp, &blob.digest);
+        }
+    }
+
     /// Every regular file that is named as a blob, sorted by digest. Other files in the directory
     /// are not the store's business.
     ///

@@ -45,7 +45,7 @@ const ENTRIES: usize = 100_000;
 const LONGEST: u64 = 110 * ENTRIES as u64 + 1024;
 /// File systems stamp files with the time of the kernel's last tick, at least 100 a second. A file
 /// can change twice within one tick and have the same stamp, so it is remembered only when older.
-const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// The build cache of a store. Whoever acts on what it finds holds a [`Writer`](super::Writer), so
 /// that the blob stays.

@@ -64,6 +64,12 @@ impl Writer {
         BlobWriter::create(self, expected)
     }
 
+    /// Remembers that a large blob, which this writer has just finished, is whole: what a later build or
+    /// run would otherwise hash it for.
+    pub fn remember_whole(&self, blob: &Blob) {
+        self.store.remember_whole(blob);
+    }
+
     /// Writes a small blob.
     ///
     /// # Errors

@@ -12,6 +12,10 @@ pub struct Cut {
 }
 
 impl File for Cut {
+    fn stamp(&self) -> std::io::Result<mdl::world::Stamp> {
+        self.bytes.stamp()
+    }
+
     fn len(&self) -> u64 {
         self.len as u64
     }

@@ -67,7 +67,7 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
     let mut used = vec![false; options.tensor_types.len()];
     let mut refused = Vec::new();
     let mut narrowed: BTreeMap<(TensorType, TensorType), usize> = BTreeMap::new();
-    let mut unweighted = 0;
+    let (mut weighted, mut unweighted) = (0, 0);
     let mut changed = false;
 
     for tensor in &mut module.tensors {
@@ -92,7 +92,14 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
             continue;
         }
         let imatrix = match &options.imatrix {
-            Some(all) if dtype.is_quantized() => importance(tensor, all, &mut unweighted)?,
+            Some(all) if dtype.is_quantized() => {
+                let found = importance(tensor, all)?;
+                weighted += usize::from(found.is_some());
+                // A table of embeddings multiplies nothing, so there is nothing to measure of it.
+                let table = matches!(place.role, Role::Output | Role::Embedding);
+                unweighted += usize::from(found.is_none() && !table);
+                found
+            }
             _ => None,
         };
         let of = Box::new(strip_encode(tensor.expr.clone()));
@@ -107,6 +114,9 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
         if !used {
             return Err(matches_nothing(rule, &names).into());
         }
+    }
+    if options.imatrix.is_some() && weighted == 0 {
+        return Err(unused_imatrix(unweighted).into());
     }
     report(context, &narrowed, unweighted);
     if let Some(preset) = options.preset {
@@ -249,13 +259,8 @@ fn override_for(name: &str, rules: &[TensorTypeRule], used: &mut [bool]) -> Opti
     chosen
 }
 
-fn importance(
-    tensor: &Tensor,
-    all: &BTreeMap<String, Vec<f32>>,
-    unweighted: &mut usize,
-) -> Result<Option<Imatrix>> {
+fn importance(tensor: &Tensor, all: &BTreeMap<String, Vec<f32>>) -> Result<Option<Imatrix>> {
     let Some(values) = all.get(&tensor.name) else {
-        *unweighted += 1;
         return Ok(None);
     };
     let shape = tensor.shape();
@@ -293,6 +298,14 @@ fn matches_nothing(rule: &TensorTypeRule, names: &[String]) -> Diagnostic {
             d.help(format!("the nearest name is `{near}`; `mdl build --emit plan` prints them all"))
         }
         None => d,
+    }
+}
+
+fn unused_imatrix(quantized: usize) -> Diagnostic {
+    let d = Diagnostic::error("the importance matrix is used for no tensor").code("imatrix-unused");
+    match quantized {
+        0 => d.help("nothing is quantized; choose a type with `-q`"),
+        _ => d.help("it names none of the model's tensors: make it from this model"),
     }
 }
 
