@@ -1,6 +1,6 @@
 //! One parallel region per step: a list of operations over shared buffers, a barrier after each.
 //!
-//! A [`Planes`] holds the buffers. [`run`] sends every thread of a pool through the same list of
+//! A [`Planes`] holds the buffers. [`Team::run`] sends every thread of a pool through the same list of
 //! [`Operation`]s. An operation writes one plane and reads any others; its output is cut into a grid
 //! of tiles, and each tile is given to one thread, whichever is free. So no two threads ever hold
 //! the same value mutably, and nobody reads what is being written: a plane under change cannot be

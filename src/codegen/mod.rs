@@ -1,8 +1,8 @@
 //! Evaluates expressions and writes what a build emits.
 //!
-//! Only this room reads weights. [`evaluate`] makes any run of rows of an expression; [`emit`]
+//! Only this room reads weights. `evaluate` makes any run of rows of an expression; `emit`
 //! streams all tensors of a module, chunk by chunk on all cores and in order, into a GGUF file, so
-//! that memory is bounded by the chunks in flight and not by the model; [`key`] names an
+//! that memory is bounded by the chunks in flight and not by the model; `key` names an
 //! expression by what it is made of, which is how a build finds what an earlier one made.
 
 mod adapters;

@@ -3,7 +3,7 @@
 //!
 //! A [`Family`] is data: which checkpoints and GGUF files it reads, how a checkpoint's tensors are
 //! named in GGUF and which shapes they have, and two functions that translate configurations: a
-//! checkpoint's to GGUF metadata, and GGUF metadata to the [`DecoderSpec`](spec::DecoderSpec) that
+//! checkpoint's to GGUF metadata, and GGUF metadata to the [`DecoderSpec`] that
 //! the runtime executes.
 
 mod llama;

@@ -1,6 +1,6 @@
 //! A step as a flat list of operations over buffers of known size.
 //!
-//! [`Program::lower`] turns a spec and a model's tensors into the list, then [`super::fuse`] makes
+//! [`Program::lower`] turns a spec and a model's tensors into the list, then `fuse` makes
 //! one operation of those that can share a pass over memory. Buffers have a number of columns: one
 //! for each token of a step (`Columns`), or one for each token whose logits are asked for
 //! (`Outputs`).

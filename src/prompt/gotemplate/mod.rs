@@ -1,6 +1,6 @@
 //! Go's `text/template` with the option `missingkey=zero`: the language of a Modelfile's TEMPLATE.
 //!
-//! [`parse`] reads a source into [`ast::Templates`] and [`eval`] executes them on a [`Value`],
+//! `parse` reads a source into [`ast::Templates`] and `eval` executes them on a [`Value`],
 //! both within the budgets of [`Limits`]. A template can compute text from the values it is given
 //! and nothing else: it reads no file, no environment and runs no program.
 
