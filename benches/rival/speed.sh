@@ -13,11 +13,11 @@ presets=("$@")
 mkdir -p "$dir/out"
 for preset in "${presets[@]}"; do
     model="$dir/out/smollm2-$preset.gguf"
-    [ -f "$model" ] || "$root/target/release/mdl" --progress none build -q "$preset" --emit gguf -o "$model" "$dir/smollm2"
+    [ -f "$model" ] || "$root/target/release/mdl" --store "$dir/out/store" --progress none build -q "$preset" --emit gguf -o "$model" "$dir/smollm2"
     for round in 1 2 3 4 5; do
         mdl=$(MDL_THREADS=2 "$root/target/release/examples/evaluate" speed "$model" 512 128)
         rival=$("$dir/bin/llama-bench" -m "$model" -p 512 -n 128 -t 2 -r 1 -o csv 2>/dev/null |
-            python3 -c 'import csv, sys; print(*(f"{float(r["avg_ts"]):.1f}" for r in csv.DictReader(sys.stdin)))')
+            python3 -c 'import csv, sys; print(*(round(float(r["avg_ts"]), 1) for r in csv.DictReader(sys.stdin)))')
         echo "$preset $round $mdl $rival"
     done
 done | tee "$dir/out/speed.txt"
