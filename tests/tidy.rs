@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[&str] = &[
     "main",
     "cli",
+    "server",
     "pipeline",
     "runtime",
     "prompt",
+    "registry",
     "passes",
     "codegen",
     "store",
