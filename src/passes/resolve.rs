@@ -181,6 +181,12 @@ fn load_stored(
     let Ok(name) = Name::parse(&from.value) else { return Err(nowhere(from, path, None)) };
     let Some(stored) = store.find(&name)? else { return Err(nowhere(from, path, Some(store))) };
     refuse_unsupported(&stored)?;
+    for (media_type, what) in [(media::PROJECTOR, "projector"), (media::DRAFT, "draft model")] {
+        if stored.manifest.layer(media_type).is_some() {
+            let message = format!("the {what} of `{}` is left out: it is not supported yet", stored.name);
+            context.note(Diagnostic::warning(message).at(&from.span).code("left-out"));
+        }
+    }
     *module = open_stored(context.world, store, &stored)?;
     Ok(())
 }
