@@ -12,6 +12,7 @@ mod jinja;
 mod jinja_source;
 mod jinja_values;
 pub mod limits;
+pub mod output;
 mod python;
 mod thread;
 mod tojson;

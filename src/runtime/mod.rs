@@ -21,6 +21,8 @@ pub mod loaded;
 pub mod stored;
 pub mod options;
 pub mod sampler;
+pub mod batch;
+pub mod constrain;
 pub mod generate;
 pub mod perplexity;
 pub mod engine;

@@ -1,0 +1,154 @@
+//! Many generations at once: continuous batching over a paged KV cache with prefixes shared.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::constrain::Constraint;
+use super::generate::{Done, Stats};
+use super::kv::KvType;
+use super::loaded::Loaded;
+use super::options::GenerateOptions;
+use crate::diagnostic::{Diagnostic, Errors, Result};
+
+/// What an engine has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Sequences that are computed at once.
+    pub parallel: usize,
+    /// Positions of each (`num_ctx`).
+    pub context: usize,
+    /// Columns of a step at most: a longer prompt is read in several (`num_batch`).
+    pub columns: usize,
+    /// How keys and values are stored; `None` for the model's usual type.
+    pub kv: Option<KvType>,
+}
+
+/// A generation to do.
+pub struct Request {
+    /// The tokens to go on from; at most as many as the context holds.
+    pub prompt: Vec<u32>,
+    /// Sampler, `num_predict`, `num_keep`, stop texts.
+    pub options: GenerateOptions,
+    /// Drop old tokens when the context is full; else end there.
+    pub shift: bool,
+    /// The logarithms of probabilities to tell of each token: its own, and those of so many likeliest.
+    pub logprobs: Option<usize>,
+    /// Added to logits before all else.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// What the text must be.
+    pub constraint: Option<Constraint>,
+    /// Set by the caller when nobody waits for the answer any more.
+    pub cancelled: Arc<AtomicBool>,
+}
+
+/// The logarithm of a token's probability after penalties and before temperature.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: u32,
+    /// Its bytes, which need not be whole characters.
+    pub bytes: Vec<u8>,
+    /// ln p.
+    pub logprob: f32,
+    /// The likeliest tokens at this place, the likeliest first; their own `top` is empty.
+    pub top: Vec<TokenLogprob>,
+}
+
+/// What an engine tells of a request, in this order: `Began`, any number of `Text`, `Ended`; or `Failed` at
+/// any place, and nothing after it.
+#[derive(Debug)]
+pub enum Event {
+    /// The prompt has been read.
+    Began {
+        /// Its tokens that were in the cache.
+        cached: usize,
+        /// Its tokens that were computed.
+        evaluated: usize,
+    },
+    /// More of the answer: whole characters, no part of a stop text. May be empty where there are tokens.
+    Text {
+        /// The text.
+        text: String,
+        /// The tokens since the last event.
+        tokens: Vec<u32>,
+        /// One for each token, if asked for.
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// The end.
+    Ended {
+        /// Why.
+        done: Done,
+        /// The stop text that was found.
+        stop: Option<String>,
+        /// Counts and times.
+        stats: Stats,
+    },
+    /// The request failed.
+    Failed(Errors),
+}
+
+/// Takes the events of a request. It is called on the engine's thread and must not wait.
+pub type Sink = Box<dyn FnMut(Event) + Send>;
+
+/// Takes the result of [`Engine::embed`].
+pub type EmbedSink = Box<dyn FnOnce(Result<Embedding>) + Send>;
+
+/// The pooled hidden state of a text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// `[embedding_length]`, not normalised.
+    pub values: Vec<f32>,
+    /// Tokens that were read.
+    pub tokens: usize,
+}
+
+/// How busy an engine is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Sequences that can be computed at once.
+    pub slots: usize,
+    /// Those that are.
+    pub active: usize,
+    /// Requests that wait for a slot.
+    pub waiting: usize,
+    /// Pages of the KV cache.
+    pub pages: usize,
+    /// Pages that running sequences hold.
+    pub pages_used: usize,
+    /// Pages kept for prefixes that may come again.
+    pub pages_cached: usize,
+    /// Tokens of prompts found in the cache, since the start.
+    pub prompt_tokens_cached: u64,
+    /// Tokens of prompts computed, since the start.
+    pub prompt_tokens: u64,
+    /// Tokens generated, since the start.
+    pub generated_tokens: u64,
+    /// Steps since the start: it grows while the engine lives and has work.
+    pub steps: u64,
+}
+
+/// A model that answers many requests at once, on a thread of its own. The thread ends when the last
+/// handle is dropped and its requests are done or cancelled.
+#[derive(Clone)]
+pub struct Engine {}
+
+impl Engine {
+    /// Makes the cache and starts the thread.
+    ///
+    /// # Errors
+    /// There is no memory for the cache, or the system refuses a thread.
+    pub fn start(_model: Arc<Loaded>, _options: EngineOptions) -> Result<Engine> {
+        Err(Diagnostic::error("the engine is not built yet").into())
+    }
+
+    /// Queues a request; `sink` hears of it.
+    pub fn submit(&self, _request: Request, _sink: Sink) {}
+
+    /// Queues a text to embed: the model's last norm, pooled as its metadata says, else that of the last token.
+    pub fn embed(&self, _tokens: Vec<u32>, _cancelled: Arc<AtomicBool>, _sink: EmbedSink) {}
+
+    /// How busy it is.
+    pub fn usage(&self) -> Usage {
+        Usage::default()
+    }
+}
