@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod server;
 pub mod pipeline;
 pub mod runtime;
 pub mod prompt;

@@ -7,6 +7,7 @@ mod models;
 mod progress;
 pub mod report;
 mod run;
+mod serve;
 mod show;
 mod table;
 
@@ -83,6 +84,9 @@ enum Command {
     Build(build::Build),
     /// Run a model: one prompt, or standard input
     Run(run::Run),
+    /// Serve models over HTTP: the Ollama, OpenAI and Anthropic APIs
+    #[command(visible_alias = "start")]
+    Serve(serve::Serve),
     /// Diagnose a Modelfile without building it
     Check(check::Check),
     /// Format a Modelfile
@@ -119,6 +123,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Build(c) => c.run(&global),
         Command::Run(c) => c.run(&global),
+        Command::Serve(c) => c.run(&global),
         Command::Check(c) => c.run(&global),
         Command::Fmt(c) => c.run(&global),
         Command::Show(c) => c.run(&global),

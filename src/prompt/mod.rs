@@ -11,6 +11,7 @@ pub mod gotemplate;
 mod jinja;
 mod jinja_source;
 mod jinja_values;
+pub mod isolated;
 pub mod limits;
 pub mod output;
 mod python;

@@ -72,9 +72,17 @@ impl Model {
         let columns = options.columns.clamp(1, context);
         let all_f32 = self.program().matrices.iter().all(|m| m.tensor_type() == TensorType::F32);
         let kv = options.kv.unwrap_or(if all_f32 { KvType::F32 } else { KvType::F16 });
-        Room { context, columns, outputs: options.outputs.clamp(1, columns), kv }
+        Room { pages: 0, context, columns, outputs: options.outputs.clamp(1, columns), kv }
     }
 
+    /// Stub.
+    pub fn memory_of(&self, room: &Room) -> Memory {
+        self.program().memory(room)
+    }
+    /// Stub.
+    pub fn usual_kv(&self) -> KvType {
+        KvType::F16
+    }
     /// The memory that a session takes beside the weights, known before it is made.
     pub fn memory(&self, options: &SessionOptions) -> Memory {
         let room = self.room(options);

@@ -18,7 +18,15 @@ pub enum KvType {
     F32,
 }
 
+/// Stub.
+pub const PAGE: usize = 16;
+
 impl KvType {
+    /// Stub.
+    pub fn parse(_t: &str) -> Option<KvType> {
+        None
+    }
+
     /// Bytes of a value.
     pub const fn bytes(self) -> usize {
         match self {

@@ -60,6 +60,36 @@ impl Loaded {
         self.template.render(&ChatRequest::new(&messages), &self.special)
     }
 
+    /// Stub.
+    pub fn with_renderer(self, _renderer: crate::prompt::isolated::Renderer) -> Loaded {
+        self
+    }
+
+    /// The model's template.
+    pub fn template(&self) -> &Template {
+        &self.template
+    }
+
+    /// What the Modelfile says: SYSTEM, MESSAGEs, parameters.
+    pub fn prompt(&self) -> &Prompt {
+        &self.prompt
+    }
+
+    /// The text that the model reads for a request, whose messages are all there are. A Go template may
+    /// stand in for the model's.
+    ///
+    /// # Errors
+    /// The template is malformed or fails.
+    pub fn render_request(&self, request: &ChatRequest<'_>, template: Option<&str>) -> Result<String> {
+        match template {
+            None => self.template.render(request, &self.special),
+            Some(text) => {
+                let template = Template::choose(Some(text), None, prompt::Limits::default())?;
+                template.render(request, &self.special)
+            }
+        }
+    }
+
     /// The tokens of a rendered conversation; BOS is there once.
     pub fn tokens(&self, text: &str) -> Vec<u32> {
         let options = EncodeOptions { add_special: !self.special.begin(text), parse_special: true };

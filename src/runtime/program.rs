@@ -201,6 +201,8 @@ impl Memory {
 /// How much a session has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
+    /// Stub.
+    pub pages: usize,
     /// Positions of the KV cache.
     pub context: usize,
     /// Columns of a step at most.

@@ -106,3 +106,23 @@ impl OutputReader {
         Vec::new()
     }
 }
+
+/// Stub.
+pub fn begins_in_thinking(_prompt: &str, _syntax: &ThinkingSyntax) -> bool {
+    false
+}
+/// Stub.
+pub fn strip_thinking(_messages: &mut [crate::prompt::ChatMessage], _syntax: &ThinkingSyntax) {}
+impl ToolSyntax {
+    /// Stub.
+    pub fn bare() -> ToolSyntax {
+        unreachable!()
+    }
+}
+impl crate::prompt::Template {
+    /// Stub.
+    pub fn output_syntax(&self) -> &OutputSyntax {
+        static S: OutputSyntax = OutputSyntax { thinking: None, tools: None };
+        &S
+    }
+}

@@ -1,0 +1,99 @@
+//! What every handler sees.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::config::Config;
+use super::error::ApiError;
+use super::guard::Keys;
+use super::metrics::Metrics;
+use super::scheduler::Scheduler;
+use crate::diagnostic::Result;
+use crate::prompt::isolated::Renderer;
+use crate::store::Store;
+
+/// The server's state.
+pub struct App {
+    /// The models on the disk.
+    pub store: Store,
+    /// What the operator says.
+    pub config: Config,
+    /// Which models are loaded.
+    pub scheduler: Scheduler,
+    /// The keys that open the server.
+    pub keys: Keys,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Renders chat templates where they can do no harm.
+    pub renderer: Renderer,
+    /// When the server started.
+    pub started: Instant,
+    /// True once the models to preload are loaded.
+    pub preloaded: AtomicBool,
+    draining: AtomicBool,
+    /// True once the time for running requests is over.
+    stop: watch::Sender<bool>,
+}
+
+impl App {
+    /// A server with nothing loaded.
+    ///
+    /// # Errors
+    /// The file of keys cannot be read, or the system refuses what a chat template is rendered in.
+    pub fn new(store: Store, config: Config) -> Result<Arc<App>> {
+        let renderer = Renderer::for_server()?;
+        let keys = config.api_keys_file.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
+        let app = Arc::new(App {
+            scheduler: Scheduler::new(&config),
+            keys,
+            metrics: Metrics::new(),
+            store,
+            config,
+            renderer,
+            started: Instant::now(),
+            preloaded: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            stop: watch::Sender::new(false),
+        });
+        app.scheduler.start_reaper(&app);
+        Ok(app)
+    }
+
+    /// Does what blocks (disk, templates, compiling) beside the threads that serve.
+    pub async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&App) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let app = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&app)).await;
+        done.unwrap_or_else(|panic| Err(ApiError::internal(panic)))
+    }
+
+    /// Why requests are not answered now; `None` when they are.
+    pub fn unready(&self) -> Option<&'static str> {
+        match () {
+            () if self.draining.load(Ordering::Acquire) => Some("stopping"),
+            () if !self.preloaded.load(Ordering::Acquire) => Some("loading"),
+            () if self.scheduler.is_stuck() => Some("an engine does not move"),
+            () => None,
+        }
+    }
+
+    /// Says that the server is about to stop.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Ends every answer that still runs.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Becomes true when answers must end.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+}

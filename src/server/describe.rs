@@ -1,0 +1,1 @@
+//! What a stored model is, without loading it.

@@ -1,0 +1,141 @@
+//! A loaded model and its engine.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::memory;
+use crate::diagnostic::{Diagnostic, Errors, Result};
+use crate::runtime::batch::{Engine, EngineOptions};
+use crate::runtime::constrain::Grammars;
+use crate::runtime::loaded::Loaded;
+use crate::runtime::options::GenerateOptions;
+use crate::runtime::program::Room;
+use crate::runtime::stored;
+use crate::server::app::App;
+use crate::store::{Digest, Name, Stored};
+
+/// What a request wants of the way its model is loaded; `None` takes what there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// `num_ctx`.
+    pub context: Option<u64>,
+    /// `num_batch`.
+    pub batch: Option<usize>,
+    /// `num_thread`.
+    pub threads: Option<usize>,
+}
+
+/// A loaded model.
+pub struct Served {
+    /// A name of it.
+    pub name: Name,
+    /// The digest of its manifest.
+    pub id: Digest,
+    /// Weights, tokenizer, template, parameters.
+    pub loaded: Arc<Loaded>,
+    /// What computes.
+    pub engine: Engine,
+    /// Positions of a sequence.
+    pub context: usize,
+    /// Bytes it takes: weights, cache and buffers.
+    pub size: u64,
+    /// The time it took to load.
+    pub load_duration: Duration,
+    wish: Wish,
+    grammars: OnceLock<Result<Grammars>>,
+}
+
+/// Columns of a step at most, where nothing else is said.
+const BATCH: usize = 512;
+
+impl Served {
+    /// Loads a model.
+    ///
+    /// # Errors
+    /// It is damaged or not complete, or there is no memory for it: code `out-of-memory`.
+    pub fn load(app: &App, stored: &Stored, wish: Wish) -> Result<Served> {
+        let started = Instant::now();
+        let config = &app.config;
+        let module = stored::open(&app.store, stored)?;
+        let options = GenerateOptions::from_parameters(&module.prompt.parameters)?;
+        let threads = wish.threads.or(options.num_thread).or(config.threads).filter(|n| *n > 0);
+        let loaded = Loaded::open(&module, threads)?.with_renderer(app.renderer.clone());
+        let trained = loaded.model.spec().context_length as u64;
+        let asked = wish.context.or(options.num_ctx).or(config.context_length);
+        let context = GenerateOptions { num_ctx: asked, ..options.clone() }.context(trained) as usize;
+        let mut engine = EngineOptions {
+            parallel: config.parallel.max(1),
+            context,
+            columns: wish.batch.unwrap_or(options.num_batch).clamp(1, BATCH.max(options.num_batch)),
+            kv: config.kv_cache_type,
+        };
+        let weights = loaded.model.program().weight_bytes();
+        let needed = |engine: &EngineOptions| weights.saturating_add(cache(&loaded, engine));
+        if let Some(available) = memory::available() {
+            // Fewer sequences at once are better than none.
+            while engine.parallel > 1 && needed(&engine) > available {
+                engine.parallel /= 2;
+            }
+            if needed(&engine) > available {
+                return Err(too_large(needed(&engine), available, context));
+            }
+        }
+        let size = needed(&engine);
+        let loaded = Arc::new(loaded);
+        let engine = Engine::start(loaded.clone(), engine)?;
+        Ok(Served {
+            name: stored.name.clone(),
+            id: stored.id,
+            loaded,
+            engine,
+            context,
+            size,
+            load_duration: started.elapsed(),
+            wish,
+            grammars: OnceLock::new(),
+        })
+    }
+
+    /// True when a request that wishes so need not load the model again.
+    pub fn serves(&self, wish: &Wish) -> bool {
+        let trained = self.loaded.model.spec().context_length as u64;
+        let context = wish.context.map(|n| {
+            GenerateOptions { num_ctx: Some(n), ..GenerateOptions::default() }.context(trained) as usize
+        });
+        context.is_none_or(|n| n == self.context)
+            && wish.batch.is_none_or(|n| Some(n) == self.wish.batch)
+            && wish.threads.is_none_or(|n| Some(n) == self.wish.threads)
+    }
+
+    /// What constrains the model's tokens; it is made when first needed, which takes a while.
+    ///
+    /// # Errors
+    /// The vocabulary is not fit for it.
+    pub fn grammars(&self) -> Result<&Grammars> {
+        let made = self.grammars.get_or_init(|| Grammars::new(&self.loaded.tokenizer));
+        made.as_ref().map_err(Clone::clone)
+    }
+}
+
+/// Bytes of an engine's cache and buffers.
+fn cache(loaded: &Loaded, engine: &EngineOptions) -> u64 {
+    let pages = engine.parallel.saturating_mul(engine.context.div_ceil(crate::runtime::kv::PAGE));
+    let model = &loaded.model;
+    let room = Room {
+        pages,
+        context: engine.context,
+        columns: engine.columns,
+        outputs: engine.parallel,
+        kv: engine.kv.unwrap_or_else(|| model.usual_kv()),
+    };
+    model.memory_of(&room).total()
+}
+
+fn too_large(needed: u64, available: u64, context: usize) -> Errors {
+    let (needed, available) = (memory::human(needed), memory::human(available));
+    Diagnostic::environment(format!(
+        "model requires more system memory ({needed}, with a context of {context}) than is available ({available})"
+    ))
+    .code("out-of-memory")
+    .into()
+}
