@@ -66,7 +66,9 @@ fn models_are_listed_shown_copied_and_removed() {
     shown["modified_at"] = json!("TIME");
     assert!(!shown.to_string().contains(server.store().to_str().unwrap()));
     let tensors = shown["tensors"].take();
-    assert!(tensors.as_array().unwrap().iter().any(|t| t["name"] == "token_embd.weight" && t["type"] == "Q8_0"));
+    assert!(
+        tensors.as_array().unwrap().iter().any(|t| t["name"] == "token_embd.weight" && t["type"] == "Q8_0")
+    );
     insta::with_settings!({
         snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots"),
         prepend_module_to_snapshot => false,
@@ -75,7 +77,8 @@ fn models_are_listed_shown_copied_and_removed() {
     });
     let verbose = server.post("/api/show", json!({"name": "story", "verbose": true})).json();
     assert!(verbose["model_info"]["tokenizer.ggml.tokens"].as_array().unwrap().len() > 100);
-    let other = server.post("/api/show", json!({"name": "story", "system": "S!", "options": {"seed": 3}})).json();
+    let other =
+        server.post("/api/show", json!({"name": "story", "system": "S!", "options": {"seed": 3}})).json();
     assert_eq!(other["system"], "S!");
     assert!(other["parameters"].as_str().unwrap().contains("seed                           3"));
     assert!(other["modelfile"].as_str().unwrap().contains("SYSTEM S!"));
@@ -83,6 +86,15 @@ fn models_are_listed_shown_copied_and_removed() {
     let copied = server.post("/api/copy", json!({"source": "story", "destination": "other/tale:1"}));
     assert_eq!((copied.status, copied.body.as_str()), (200, ""));
     assert_eq!(names(&server).len(), 2);
+    server.conforms("POST", "/api/copy", &copied);
+    for path in ["/api/version", "/api/status", "/api/tags", "/api/ps"] {
+        server.conforms("GET", path, &server.get(path));
+    }
+    server.conforms(
+        "POST",
+        "/api/show",
+        &server.post("/api/show", json!({"model": "story", "verbose": true})),
+    );
     let removed = server.send("DELETE", "/api/delete", json!({"name": "other/tale:1"}).to_string());
     assert_eq!((removed.status, removed.body.as_str()), (200, ""));
     assert_eq!(names(&server), ["story:latest"]);
@@ -99,7 +111,15 @@ fn errors_are_ollamas() {
         assert!(answer.status >= 400, "{method} {path} {body}: {}", answer.body);
         assert_eq!(answer.content_type, "application/json", "{method} {path} {body}");
         keeps_the_place_secret(&server, &answer);
-        told.push_str(&format!("{method} {path} {body}\n    {} {}\n", answer.status, answer.error(answer.status)));
+        if answer.status != 405 && path != "/api/none" {
+            let path = if path.starts_with("/api/blobs") { "/api/blobs/{digest}" } else { path };
+            server.conforms(method, path, &answer);
+        }
+        told.push_str(&format!(
+            "{method} {path} {body}\n    {} {}\n",
+            answer.status,
+            answer.error(answer.status)
+        ));
     };
     for path in ["generate", "chat", "embed", "embeddings", "show", "create", "pull"] {
         tell("POST", &format!("/api/{path}"), "");
@@ -158,7 +178,8 @@ fn blobs_are_uploaded_once_and_whole() {
     assert_eq!(server.send("HEAD", &format!("/api/blobs/{}", digest(b"x")), "").status, 404);
     // A client that goes away leaves nothing, either.
     let mut stream = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).unwrap();
-    write!(stream, "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\nxxx", bytes.len()).unwrap();
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\nxxx", bytes.len())
+        .unwrap();
     drop(stream);
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let send = || server.send("POST", &path, bytes.clone()).status;
@@ -180,21 +201,33 @@ fn blobs_are_uploaded_once_and_whole() {
 fn a_model_is_made_of_an_uploaded_checkpoint() {
     let server = Server::start();
     let mut files = serde_json::Map::new();
-    for name in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+    for name in [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
         files.insert(name.to_owned(), json!(upload(&server, &format!("storyteller/{name}"))));
     }
     let mut adapters = serde_json::Map::new();
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
         adapters.insert(name.to_owned(), json!(upload(&server, &format!("storyteller-lora/{name}"))));
     }
-    let request = json!({"model": "mine", "files": files, "quantize": "q8_0", "parameters": {"temperature": 0.7}});
-    let made = server.post("/api/create", request);
-    let lines = statuses(&made);
-    assert_eq!(lines.first().unwrap(), "converting model");
-    assert!(lines.iter().any(|l| l.starts_with("quantizing F32 model to Q8_0")), "{lines:?}");
-    assert_eq!(lines.last().unwrap(), "success");
-    // The same weights as `mdl build` makes of the same files: found, not written again.
-    assert!(lines.iter().any(|l| l.starts_with("using existing layer sha256:")), "{lines:?}");
+    let make = |quantize: &str| {
+        let made = server.post("/api/create", json!({"model": "mine", "files": files, "quantize": quantize}));
+        let lines = statuses(&made);
+        assert_eq!(lines.first().unwrap(), "converting model");
+        assert_eq!(lines.last().unwrap(), "success", "{}", made.body);
+        lines
+    };
+    let lines = make("Q4_K_M");
+    assert!(lines.iter().any(|l| l.starts_with("quantizing BF16 model to Q4_K_M")), "{lines:?}");
+    // The same weights as `mdl build` made of the same files: found, not written again.
+    let lines = make("q8_0");
+    assert!(lines[1].starts_with("using existing layer sha256:"), "{lines:?}");
+    let made = server.post("/api/create", json!({"model": "mine", "files": files}));
+    server.conforms("POST", "/api/create", &made);
     let fused = json!({"model": "fused", "files": files, "adapters": adapters, "stream": false});
     let made = server.post("/api/create", fused);
     assert_eq!((made.status, made.json()), (200, json!({"status": "success"})), "{}", made.body);
@@ -217,8 +250,13 @@ fn a_model_is_made_of_an_uploaded_gguf_file() {
     let server = Server::start();
     let file = server.store().with_file_name("model.gguf");
     let modelfile = testdata("storyteller/Modelfile");
-    let built =
-        server.mdl().args(["build", "-q", "q4_K_M", "--emit", "gguf", "-o"]).arg(&file).arg(modelfile).output().unwrap();
+    let built = server
+        .mdl()
+        .args(["build", "-q", "q4_K_M", "--emit", "gguf", "-o"])
+        .arg(&file)
+        .arg(modelfile)
+        .output()
+        .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let bytes = std::fs::read(&file).unwrap();
     let blob = digest(&bytes);
@@ -254,7 +292,11 @@ fn a_model_is_made_of_another() {
     assert_eq!(shown["template"], "{{ .System }} {{ .Prompt }}");
     assert_eq!(shown["messages"][1], json!({"role": "assistant", "content": "Arr"}));
     assert_eq!(shown["license"], "CC0-1.0\nMIT");
-    for parameter in ["temperature                    0.7", "seed                           7", "stop                           \"x\""] {
+    for parameter in [
+        "temperature                    0.7",
+        "seed                           7",
+        "stop                           \"x\"",
+    ] {
         assert!(shown["parameters"].as_str().unwrap().contains(parameter), "{shown:#}");
     }
     let mut told = String::new();
@@ -291,7 +333,11 @@ fn a_read_only_server_changes_nothing() {
         ("POST", "/api/pull", json!({"model": "x"})),
         ("POST", &format!("/api/blobs/{}", digest(b"x")), json!({})),
     ] {
-        assert_eq!(server.send(method, path, body.to_string()).error(403), "the server is read-only", "{path}");
+        assert_eq!(
+            server.send(method, path, body.to_string()).error(403),
+            "the server is read-only",
+            "{path}"
+        );
     }
     assert_eq!(names(&server), ["story:latest"]);
 }
@@ -300,14 +346,33 @@ fn a_read_only_server_changes_nothing() {
 fn the_description_names_every_route() {
     let server = Server::start();
     let api = server.get("/openapi.json").json();
-    let routes: Vec<String> = api["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
-        let methods = item.as_object().unwrap().keys().filter(|k| !matches!(k.as_str(), "parameters" | "summary"));
-        methods.map(|m| format!("{} {path}", m.to_uppercase())).collect::<Vec<_>>()
-    }).collect();
+    let routes: Vec<String> = api["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| {
+            let methods =
+                item.as_object().unwrap().keys().filter(|k| !matches!(k.as_str(), "parameters" | "summary"));
+            methods.map(|m| format!("{} {path}", m.to_uppercase())).collect::<Vec<_>>()
+        })
+        .collect();
     for route in [
-        "GET /api/version", "GET /api/status", "GET /api/tags", "GET /api/ps", "POST /api/show", "POST /api/generate",
-        "POST /api/chat", "POST /api/embed", "POST /api/embeddings", "POST /api/create", "POST /api/copy",
-        "DELETE /api/delete", "HEAD /api/blobs/{digest}", "POST /api/blobs/{digest}", "POST /api/pull", "POST /api/push",
+        "GET /api/version",
+        "GET /api/status",
+        "GET /api/tags",
+        "GET /api/ps",
+        "POST /api/show",
+        "POST /api/generate",
+        "POST /api/chat",
+        "POST /api/embed",
+        "POST /api/embeddings",
+        "POST /api/create",
+        "POST /api/copy",
+        "DELETE /api/delete",
+        "HEAD /api/blobs/{digest}",
+        "POST /api/blobs/{digest}",
+        "POST /api/pull",
+        "POST /api/push",
     ] {
         assert!(routes.iter().any(|r| r == route), "{route}: {routes:?}");
     }
@@ -320,7 +385,9 @@ fn the_description_names_every_route() {
 }
 
 fn metrics_are_there(last: &Value) {
-    for field in ["total_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration"] {
+    for field in
+        ["total_duration", "prompt_eval_count", "prompt_eval_duration", "eval_count", "eval_duration"]
+    {
         assert!(last[field].as_u64().unwrap() > 0, "{field}: {last}");
     }
 }
@@ -335,6 +402,9 @@ fn a_prompt_is_answered_whole_and_in_lines() {
     let lines = server.post("/api/generate", request(true)).lines();
     let text: String = lines.iter().map(|l| l["response"].as_str().unwrap()).collect();
     assert_eq!(whole["response"], text);
+    for stream in [true, false] {
+        server.conforms("POST", "/api/generate", &server.post("/api/generate", request(stream)));
+    }
     let last = lines.last().unwrap();
     assert_eq!((&last["done"], &last["done_reason"]), (&json!(true), &json!("length")));
     assert!(lines[..lines.len() - 1].iter().all(|l| l["done"] == false && l["done_reason"].is_null()));
@@ -344,7 +414,12 @@ fn a_prompt_is_answered_whole_and_in_lines() {
     let running = server.get("/api/ps").json();
     assert_eq!(running["models"][0]["name"], "story:latest");
     let rendered = json!({"model": "story", "prompt": "Emma", "_debug_render_only": true});
-    assert!(server.post("/api/generate", rendered).json()["_debug_info"]["rendered_template"].as_str().unwrap().contains("Emma"));
+    assert!(
+        server.post("/api/generate", rendered).json()["_debug_info"]["rendered_template"]
+            .as_str()
+            .unwrap()
+            .contains("Emma")
+    );
 }
 
 #[test]
@@ -353,7 +428,10 @@ fn an_answer_is_gone_on_from() {
     let server = Server::start();
     let options = json!({"temperature": 0, "num_predict": 4});
     let first = server
-        .post("/api/generate", json!({"model": "story", "prompt": "Emma", "stream": false, "options": options}))
+        .post(
+            "/api/generate",
+            json!({"model": "story", "prompt": "Emma", "stream": false, "options": options}),
+        )
         .json();
     let context = first["context"].as_array().unwrap();
     assert!(context.len() > 4);
@@ -371,7 +449,9 @@ fn a_conversation_is_answered() {
         "model": "story", "messages": [{"role": "user", "content": "Once"}], "logprobs": true, "top_logprobs": 2,
         "options": {"temperature": 0, "num_predict": 5}, "stream": false,
     });
-    let answer = server.post("/api/chat", request).json();
+    let answer = server.post("/api/chat", request);
+    server.conforms("POST", "/api/chat", &answer);
+    let answer = answer.json();
     assert_eq!(answer["message"]["role"], "assistant");
     assert!(!answer["message"]["content"].as_str().unwrap().is_empty());
     assert_eq!(answer["logprobs"].as_array().unwrap().len(), 5);
@@ -389,11 +469,14 @@ fn a_conversation_is_answered() {
 #[ignore = "needs the engine"]
 fn a_long_conversation_says_what_was_left_out() {
     let server = Server::start();
-    let messages: Vec<Value> = (0..40).map(|i| json!({"role": "user", "content": format!("Letter {i} from her sister")})).collect();
-    let request = |truncate: bool| json!({
-        "model": "story", "messages": messages, "truncate": truncate, "stream": false,
-        "options": {"num_ctx": 64, "num_predict": 2},
-    });
+    let messages: Vec<Value> =
+        (0..40).map(|i| json!({"role": "user", "content": format!("Letter {i} from her sister")})).collect();
+    let request = |truncate: bool| {
+        json!({
+            "model": "story", "messages": messages, "truncate": truncate, "stream": false,
+            "options": {"num_ctx": 64, "num_predict": 2},
+        })
+    };
     let answer = server.post("/api/chat", request(true)).json();
     assert!(answer["truncated"]["messages"].as_u64().unwrap() > 0, "{answer}");
     assert_eq!(answer["truncated"]["context"], 64);
@@ -407,6 +490,7 @@ fn a_model_is_loaded_and_unloaded() {
     let loaded = server.post("/api/generate", json!({"model": "story", "keep_alive": -1}));
     assert_eq!(loaded.content_type, "application/json");
     assert_eq!((&loaded.json()["done_reason"], &loaded.json()["done"]), (&json!("load"), &json!(true)));
+    server.conforms("GET", "/api/ps", &server.get("/api/ps"));
     let running = server.get("/api/ps").json();
     assert!(running["models"][0]["expires_at"].as_str().unwrap() > "2300");
     assert!(running["models"][0]["context_length"].as_u64().unwrap() > 0);
@@ -433,15 +517,30 @@ fn an_answer_keeps_to_its_format() {
 fn texts_are_embedded() {
     let server = Server::start();
     let one = server.post("/api/embed", json!({"model": "story", "input": "Emma"})).json();
-    let all = server.post("/api/embed", json!({"model": "story", "input": ["Emma", "Jane"], "dimensions": 16})).json();
-    let length = |v: &Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap().powi(2)).sum::<f64>().sqrt();
+    let all = server
+        .post("/api/embed", json!({"model": "story", "input": ["Emma", "Jane"], "dimensions": 16}))
+        .json();
+    let length =
+        |v: &Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap().powi(2)).sum::<f64>().sqrt();
     assert!((length(&one["embeddings"][0]) - 1.0).abs() < 1e-4);
     assert_eq!(all["embeddings"].as_array().unwrap().len(), 2);
-    assert!(all["embeddings"].as_array().unwrap().iter().all(|e| e.as_array().unwrap().len() == 16 && (length(e) - 1.0).abs() < 1e-4));
+    assert!(
+        all["embeddings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|e| e.as_array().unwrap().len() == 16 && (length(e) - 1.0).abs() < 1e-4)
+    );
     assert!(one["prompt_eval_count"].as_u64().unwrap() > 0);
+    for (path, field) in [("/api/embed", "input"), ("/api/embeddings", "prompt")] {
+        server.conforms("POST", path, &server.post(path, json!({"model": "story", field: "Emma"})));
+    }
     let old = server.post("/api/embeddings", json!({"model": "story", "prompt": "Emma"})).json();
     assert_eq!(old["embedding"].as_array().unwrap().len(), one["embeddings"][0].as_array().unwrap().len());
-    assert_eq!(server.post("/api/embed", json!({"model": "story", "input": []})).json()["embeddings"], json!([]));
+    assert_eq!(
+        server.post("/api/embed", json!({"model": "story", "input": []})).json()["embeddings"],
+        json!([])
+    );
     assert_eq!(server.post("/api/embeddings", json!({"model": "story"})).json(), json!({"embedding": []}));
     let long = "word ".repeat(5000);
     let refused = server.post("/api/embed", json!({"model": "story", "input": long, "truncate": false}));
@@ -455,7 +554,12 @@ fn a_client_that_goes_away_stops_its_answer() {
     let server = Server::start();
     let body = json!({"model": "story", "prompt": "Emma", "options": {"num_predict": -1}}).to_string();
     let mut stream = TcpStream::connect(server.url.strip_prefix("http://").unwrap()).unwrap();
-    write!(stream, "POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    write!(
+        stream,
+        "POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
     let mut some = [0; 512];
     assert!(stream.read(&mut some).unwrap() > 0);
     drop(stream);

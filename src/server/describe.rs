@@ -205,9 +205,10 @@ fn array_to_json(array: &Array, full: bool) -> Json {
         Array::U32(v) => json!(v),
         Array::U64(v) => json!(v),
         // The reader bounds how deep they are.
-        Array::Array(v) => {
-            v.iter().map(|a| if a.len() > SHORT && !full { json!([]) } else { array_to_json(a, full) }).collect()
-        }
+        Array::Array(v) => v
+            .iter()
+            .map(|a| if a.len() > SHORT && !full { json!([]) } else { array_to_json(a, full) })
+            .collect(),
     }
 }
 
@@ -223,7 +224,10 @@ mod tests {
         module.metadata.set("b", Value::Array(Array::String(vec!["x".to_owned()])));
         module.metadata.set("c", Value::F32(f32::NAN));
         let short = metadata(&module, false);
-        assert_eq!(Json::Object(short), json!({"a": [], "b": ["x"], "c": null, "general.parameter_count": 0}));
+        assert_eq!(
+            Json::Object(short),
+            json!({"a": [], "b": ["x"], "c": null, "general.parameter_count": 0})
+        );
         assert_eq!(metadata(&module, true)["a"], json!([1, 2, 3, 4, 5, 6]));
     }
 
@@ -231,7 +235,8 @@ mod tests {
     fn a_model_embeds_or_completes() {
         let mut module = Module::default();
         assert_eq!(capabilities(&module, "llama"), ["completion"]);
-        module.prompt.template = Some("{{ if .Suffix }}{{ end }}{{ range .Tools }}{{ . }}{{ end }}".to_owned());
+        module.prompt.template =
+            Some("{{ if .Suffix }}{{ end }}{{ range .Tools }}{{ . }}{{ end }}".to_owned());
         assert_eq!(capabilities(&module, "llama"), ["completion", "tools", "insert"]);
         module.metadata.set("llama.pooling_type", Value::U32(1));
         assert_eq!(capabilities(&module, "llama"), ["embedding"]);

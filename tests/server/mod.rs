@@ -120,6 +120,31 @@ impl Server {
         Answer { status, content_type, body: String::from_utf8(body).unwrap() }
     }
 
+    /// Asserts that the API's description has this answer to this request, and that its body is as described.
+    pub fn conforms(&self, method: &str, path: &str, answer: &Answer) {
+        let api = self.send("GET", "/openapi.json", "").json();
+        let item = &api["paths"][path][method.to_lowercase()];
+        let described = &item["responses"][answer.status.to_string()];
+        assert!(described.is_object(), "{method} {path}: {} is not described", answer.status);
+        let content_type = answer.content_type.as_str();
+        if answer.body.is_empty() {
+            return;
+        }
+        let mut schema = described["content"][content_type]["schema"].clone();
+        assert!(schema.is_object(), "{method} {path} {}: {content_type} is not described", answer.status);
+        schema["components"] = api["components"].clone();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let bodies = match content_type {
+            "application/x-ndjson" => answer.lines(),
+            _ => vec![answer.json()],
+        };
+        for body in bodies {
+            let wrong: Vec<String> =
+                validator.iter_errors(&body).map(|e| format!("{}: {e}", e.instance_path())).collect();
+            assert!(wrong.is_empty(), "{method} {path}: {wrong:#?}\n{body}");
+        }
+    }
+
     pub fn get(&self, path: &str) -> Answer {
         self.send("GET", path, "")
     }

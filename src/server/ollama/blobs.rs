@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -67,9 +67,14 @@ pub async fn upload(
         })
         .await?;
     if known.is_some() {
+        // A client that sends without asking does not listen before it is through.
+        if !request.headers().contains_key(header::EXPECT) {
+            let mut body = request.into_body();
+            while body::next_chunk(&mut body, app.config.limits.body_idle).await?.is_some() {}
+        }
         return Ok(StatusCode::OK);
     }
-    let stated = request.headers().get(axum::http::header::CONTENT_LENGTH);
+    let stated = request.headers().get(header::CONTENT_LENGTH);
     let expected = stated.and_then(|v| v.to_str().ok()?.parse().ok());
     let (sender, pieces) = mpsc::channel(PIECES);
     let writing = {

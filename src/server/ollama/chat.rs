@@ -215,7 +215,8 @@ mod tests {
     fn requests_are_read_as_go_reads_them() {
         let read = |text: &str| serde_json::from_str::<ChatRequest>(text);
         let request =
-            read(r#"{"model":"m","messages":[{"role":"User","content":"hi"}],"tools":null,"think":false}"#).unwrap();
+            read(r#"{"model":"m","messages":[{"role":"User","content":"hi"}],"tools":null,"think":false}"#)
+                .unwrap();
         assert_eq!(request.how.think, Some(Value::Bool(false)));
         assert!(request.tools.is_none());
         assert_eq!(request.messages.unwrap().len(), 1);

@@ -132,7 +132,10 @@ pub mod tests {
                 ),
                 pieces(
                     vec![
-                        Piece::ToolCall { name: "f".to_owned(), arguments: serde_json::json!({"z": 1, "a": [2]}) },
+                        Piece::ToolCall {
+                            name: "f".to_owned(),
+                            arguments: serde_json::json!({"z": 1, "a": [2]}),
+                        },
                         Piece::ToolCall { name: "g".to_owned(), arguments: serde_json::json!({}) },
                     ],
                     vec![],
@@ -168,7 +171,8 @@ pub mod tests {
     /// JSON without what is different each time.
     pub fn fixed<T: serde::Serialize>(value: &T) -> String {
         let text = serde_json::to_string(value).unwrap();
-        let text = regex::Regex::new(r"\d{4}-\d\d-\d\dT[0-9:.]+Z").unwrap().replace_all(&text, "TIME").into_owned();
+        let text =
+            regex::Regex::new(r"\d{4}-\d\d-\d\dT[0-9:.]+Z").unwrap().replace_all(&text, "TIME").into_owned();
         regex::Regex::new("call_[a-z0-9]{8}").unwrap().replace_all(&text, "call_ID").into_owned()
     }
 

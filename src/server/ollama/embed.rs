@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::failures::{self, Failures, stored};
 use super::request::{keep_alive, parameters, wish};
+use super::schema;
 use super::types::nanoseconds;
 use crate::runtime::batch::Embedding;
 use crate::server::app::App;
@@ -27,14 +28,14 @@ pub struct EmbedRequest {
     /// The model.
     model: Option<String>,
     /// A text, or a list of texts.
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(schema_with = schema::texts, required = false)]
     input: Option<Value>,
     /// Cut texts that are longer than the context (the default), or refuse them.
     truncate: Option<bool>,
     /// Elements of an embedding, if not all.
     dimensions: Option<i64>,
     /// How long the model stays loaded.
-    #[schema(value_type = Option<String>)]
+    #[schema(schema_with = schema::keep_alive, required = false)]
     keep_alive: Option<Value>,
     /// Parameters, such as `num_ctx`.
     #[schema(value_type = Option<Object>)]
@@ -69,7 +70,7 @@ pub struct EmbeddingsRequest {
     /// The text.
     prompt: Option<String>,
     /// How long the model stays loaded.
-    #[schema(value_type = Option<String>)]
+    #[schema(schema_with = schema::keep_alive, required = false)]
     keep_alive: Option<Value>,
     /// Parameters, such as `num_ctx`.
     #[schema(value_type = Option<Object>)]
@@ -193,7 +194,8 @@ async fn compute(
         .blocking(move |_| {
             // What a user wrote: no text of it means a control token.
             let options = EncodeOptions { add_special: true, parse_special: false };
-            let one = |text: String| fit(model.loaded.tokenizer.encode(&text, options), model.context, truncate);
+            let one =
+                |text: String| fit(model.loaded.tokenizer.encode(&text, options), model.context, truncate);
             texts.into_iter().map(one).collect::<Result<Vec<_>, _>>()
         })
         .await?;

@@ -128,8 +128,10 @@ pub fn refuse_build(app: &App, errors: Errors) -> ApiError {
     match errors.0.iter().find(is_error) {
         Some(first) if first.kind != Kind::Environment => {
             let mut message = first.to_string();
-            // The recipe was made of the request: its lines are nowhere to be seen.
-            for help in first.help.iter().filter(|h| !h.starts_with("named at ")) {
+            // The recipe was made of the request, so that its lines are nowhere to be seen; and a client
+            // has no flags.
+            let helps = |h: &&String| !h.starts_with("named at ") && !h.contains("`--");
+            for help in first.help.iter().filter(helps) {
                 message.push_str("; ");
                 message.push_str(help);
             }

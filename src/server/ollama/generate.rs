@@ -160,8 +160,12 @@ pub async fn generate(
     let prepared = prepare(&app, lease, job).await.map_err(|e| failures::without_paths(&app, e))?;
     if debug {
         let debug_info = Some(DebugInfo::of(&prepared));
-        let rendered =
-            GenerateResponse { model: head.model, created_at: now(), debug_info, ..GenerateResponse::default() };
+        let rendered = GenerateResponse {
+            model: head.model,
+            created_at: now(),
+            debug_info,
+            ..GenerateResponse::default()
+        };
         return Ok(axum::Json(rendered).into_response());
     }
     head.prompt = (!raw).then(|| prepared.tokens.clone());
@@ -191,10 +195,10 @@ fn input(request: GenerateRequest) -> Result<Input, ApiError> {
     if let Some(suffix) = some(request.suffix) {
         return Ok(Input::Infill { prompt, suffix });
     }
-    let token = |id: i64| u32::try_from(id).map_err(|_| ApiError::bad_request("invalid context").param("context"));
+    let token =
+        |id: i64| u32::try_from(id).map_err(|_| ApiError::bad_request("invalid context").param("context"));
     let context = context.into_iter().map(token).collect::<Result<Vec<u32>, _>>()?;
-    let user =
-        ChatMessage { images: request.images.unwrap_or_default(), ..ChatMessage::new("user", prompt) };
+    let user = ChatMessage { images: request.images.unwrap_or_default(), ..ChatMessage::new("user", prompt) };
     let messages = system.map(|s| ChatMessage::new("system", s)).into_iter().chain([user]).collect();
     Ok(Input::Continue { context, messages, template })
 }
@@ -213,11 +217,13 @@ mod tests {
     #[test]
     fn requests_become_inputs() {
         assert!(matches!(read(r#"{"raw":true,"prompt":"x"}"#), Ok(Input::Raw(p)) if p == "x"));
-        assert!(matches!(read(r#"{"prompt":"x","suffix":"y"}"#), Ok(Input::Infill { suffix, .. }) if suffix == "y"));
+        assert!(
+            matches!(read(r#"{"prompt":"x","suffix":"y"}"#), Ok(Input::Infill { suffix, .. }) if suffix == "y")
+        );
         assert!(matches!(read(r#"{"prompt":"x","suffix":""}"#), Ok(Input::Continue { .. })));
-        let Ok(Input::Continue { context, messages, template }) =
-            read(r#"{"prompt":"x","system":"s","template":null,"context":[1,2],"images":["aGk="],"other":{}}"#)
-        else {
+        let Ok(Input::Continue { context, messages, template }) = read(
+            r#"{"prompt":"x","system":"s","template":null,"context":[1,2],"images":["aGk="],"other":{}}"#,
+        ) else {
             panic!()
         };
         assert_eq!((context, template), (vec![1, 2], None));

@@ -12,7 +12,8 @@
 //! | [`version`] | `/api/version`, `/api/status` |
 //!
 //! [`types`] and [`request`] are the JSON that answers and their requests share, [`chunk`] what becomes a
-//! line, [`ndjson`] the lines, [`failures`] the errors.
+//! line, [`ndjson`] the lines, [`failures`] the errors, [`schema`] how values of several types are
+//! described.
 
 mod blobs;
 mod chat;
@@ -24,6 +25,7 @@ mod generate;
 mod models;
 mod ndjson;
 mod request;
+mod schema;
 mod show;
 mod transfer;
 mod types;

@@ -15,7 +15,7 @@ use crate::server::app::App;
 use crate::server::body::Json;
 use crate::server::describe::Description;
 use crate::server::error::ApiError;
-use crate::store::{Entry, Manifest, Name, Stored};
+use crate::store::{Entry, Name, Stored};
 
 /// What is told of a model that stays for ever: Go's longest duration, 292 years.
 const FOR_EVER: Duration = Duration::from_nanos(i64::MAX as u64);
@@ -61,10 +61,8 @@ pub async fn tags(State(app): State<Arc<App>>) -> Result<axum::Json<TagsResponse
 }
 
 fn tag(app: &App, entry: Entry) -> Tag {
-    let (details, capabilities) = match entry.manifest {
-        Some(manifest) => details(app, &entry.name, manifest),
-        None => Default::default(),
-    };
+    let stored = app.store.find(&entry.name).ok().flatten();
+    let (details, capabilities) = stored.map(|s| details(app, &s)).unwrap_or_default();
     Tag {
         name: entry.name.to_string(),
         model: entry.name.to_string(),
@@ -77,19 +75,11 @@ fn tag(app: &App, entry: Entry) -> Tag {
 }
 
 /// What the weights say; where they cannot be read, what the configuration says.
-fn details(app: &App, name: &Name, manifest: Manifest) -> (Details, Vec<&'static str>) {
-    let Ok(Some(stored)) = app.store.find(name) else { return configured(app, name, manifest) };
-    match app.descriptions.of(&app.store, &stored) {
-        Ok(description) => (Details::of(&description), description.capabilities.clone()),
-        Err(_) => configured(app, name, manifest),
+fn details(app: &App, stored: &Stored) -> (Details, Vec<&'static str>) {
+    if let Ok(description) = app.descriptions.of(&app.store, stored) {
+        return (Details::of(&description), description.capabilities.clone());
     }
-}
-
-fn configured(app: &App, name: &Name, manifest: Manifest) -> (Details, Vec<&'static str>) {
-    let found = app.store.find(name).ok().flatten().filter(|stored| stored.manifest == manifest);
-    let Some(config) = found.and_then(|stored| app.store.config(&stored).ok()) else {
-        return Default::default();
-    };
+    let Ok(config) = app.store.config(stored) else { return Default::default() };
     let number = |n: i64| u64::try_from(n).ok().filter(|n| *n > 0);
     let details = Details {
         parent_model: "",
@@ -230,7 +220,9 @@ pub async fn delete(State(app): State<Arc<App>>, Json(request): Json<DeleteReque
                 }
                 Ok(())
             }
-            Err(errors) if errors.0.iter().any(|d| d.code == "unknown-model") => Err(failures::no_model(&text)),
+            Err(errors) if errors.0.iter().any(|d| d.code == "unknown-model") => {
+                Err(failures::no_model(&text))
+            }
             Err(errors) => Err(failures::refuse(app, errors)),
         }
     })

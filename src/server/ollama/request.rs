@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
 
 use super::failures::excerpt;
+use super::schema;
 use crate::ir::ParameterValue;
 use crate::prompt::Think;
 use crate::runtime::constrain::Grammar;
@@ -21,16 +22,16 @@ pub struct How {
     /// Line by line (the default), or as one object.
     pub stream: Option<bool>,
     /// `"json"`, or a JSON schema.
-    #[schema(value_type = Option<Object>)]
+    #[schema(schema_with = schema::format, required = false)]
     pub format: Option<Json>,
     /// Seconds, or a duration such as `"5m"`, that the model stays loaded; negative for ever, 0 unloads it.
-    #[schema(value_type = Option<String>)]
+    #[schema(schema_with = schema::keep_alive, required = false)]
     pub keep_alive: Option<Json>,
     /// Parameters, such as `temperature`; see `mdl run --help`.
     #[schema(value_type = Option<Object>)]
     pub options: Option<Map<String, Json>>,
     /// `true`, `false`, `"low"`, `"medium"`, `"high"` or `"max"`.
-    #[schema(value_type = Option<bool>)]
+    #[schema(schema_with = schema::think, required = false)]
     pub think: Option<Json>,
     /// Drop old messages where the context is too short (the default), or refuse.
     pub truncate: Option<bool>,
@@ -150,8 +151,10 @@ fn format(value: Option<&Json>) -> Result<Option<Grammar>, ApiError> {
         Some(schema @ Json::Object(_)) => Ok(Some(Grammar::Schema(schema.clone()))),
         Some(other) => {
             let text = other.to_string();
-            let message =
-                format!("invalid format: {}; expected \"json\" or a valid JSON Schema object", excerpt(&text));
+            let message = format!(
+                "invalid format: {}; expected \"json\" or a valid JSON Schema object",
+                excerpt(&text)
+            );
             Err(ApiError::bad_request(message).param("format"))
         }
     }

@@ -243,7 +243,8 @@ mod tests {
             licenses: vec!["MIT".to_owned()],
             ..Prompt::default()
         };
-        let text = format!("{}\n---\n{}", modelfile_text("m:latest", &prompt), parameter_lines(&prompt.parameters));
+        let text =
+            format!("{}\n---\n{}", modelfile_text("m:latest", &prompt), parameter_lines(&prompt.parameters));
         insta::with_settings!({
             snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots"),
             prepend_module_to_snapshot => false,

@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 
 use super::failures::{self, WriteFailures};
 use super::ndjson;
+use super::schema;
 use super::types::MessageIn;
 use crate::passes::{Context, Options};
 use crate::pipeline;
@@ -55,7 +56,7 @@ pub struct CreateRequest {
     /// TEMPLATE.
     template: Option<String>,
     /// LICENSE: a text or several.
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(schema_with = schema::texts, required = false)]
     license: Option<Value>,
     /// SYSTEM.
     system: Option<String>,
@@ -119,15 +120,12 @@ pub async fn create(
     let permit = app.builds.clone().acquire_owned().await.map_err(ApiError::internal)?;
     drop(waiting);
     let (sender, lines) = mpsc::channel(UNREAD);
-    let worker = app.clone();
-    tokio::task::spawn_blocking(move || {
-        let last = match build(&worker, plan, &sender) {
-            Ok(()) => Ok(CreateResponse::status("success")),
-            Err(error) => Err(error),
-        };
+    tokio::spawn(async move {
+        let client = sender.clone();
+        let built = app.blocking(move |app| build(app, plan, &client)).await;
         // The next may begin, however slowly this client reads.
         drop(permit);
-        let _ = sender.blocking_send(last);
+        let _ = sender.send(built.map(|()| CreateResponse::status("success"))).await;
     });
     let lines = stream::unfold(lines, |mut lines| async move { Some((lines.recv().await?, lines)) });
     match streams {
@@ -157,7 +155,11 @@ fn build(
     let Plan { name, recipe, preset, files, first, .. } = plan;
     let store = &app.store;
     let lines = Lines::new(sender.clone());
-    let refuse = |errors| failures::refuse_build(app, errors);
+    let refuse = |errors| match sender.is_closed() {
+        // Nobody hears it: what it failed for is that nobody waits.
+        true => ApiError::bad_request("the client has gone"),
+        false => failures::refuse_build(app, errors),
+    };
     lines.say(first);
     let mut world = Uploads::new(sender.clone());
     for (path, digest) in files {
@@ -174,7 +176,7 @@ fn build(
     }
     let module = module.map_err(refuse)?;
     if let Some(preset) = preset {
-        let from = world_type(&module);
+        let from = source_type(&module);
         lines.quantizes(format!("quantizing {from} model to {}", preset.name.to_uppercase()));
     }
     let before: BTreeSet<Digest> = store.blobs().map_err(refuse)?.into_iter().map(|b| b.digest).collect();
@@ -191,7 +193,7 @@ fn build(
 }
 
 /// The type that most of the weights are read as.
-fn world_type(module: &crate::ir::Module) -> &'static str {
+fn source_type(module: &crate::ir::Module) -> &'static str {
     use crate::ir::Expr;
     let mut bytes: BTreeMap<&'static str, u64> = BTreeMap::new();
     for tensor in &module.tensors {

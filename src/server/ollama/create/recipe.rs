@@ -162,9 +162,7 @@ fn files(
     given.into_iter().map(one).collect()
 }
 
-fn files_of_adapters(
-    given: Option<BTreeMap<String, String>>,
-) -> Result<Vec<(PathBuf, Digest)>, ApiError> {
+fn files_of_adapters(given: Option<BTreeMap<String, String>>) -> Result<Vec<(PathBuf, Digest)>, ApiError> {
     let all = files(given, ADAPTERS)?;
     match all.iter().filter(|(path, _)| is_gguf(path)).count() {
         0 | 1 => Ok(all),

@@ -82,7 +82,8 @@ impl World for Uploads {
 
     fn names(&self, directory: &Path) -> io::Result<Vec<String>> {
         let below = self.files.keys().filter_map(|file| file.strip_prefix(directory).ok());
-        let first = below.filter_map(|rest| rest.components().next()?.as_os_str().to_str().map(str::to_owned));
+        let first =
+            below.filter_map(|rest| rest.components().next()?.as_os_str().to_str().map(str::to_owned));
         let mut names: Vec<String> = first.collect();
         names.sort_unstable();
         names.dedup();
@@ -146,7 +147,9 @@ mod tests {
         assert_eq!(world.kind(&blob.path), Some(EntryKind::File));
         let secret = directory.path().join("secret");
         std::fs::write(&secret, "x").unwrap();
-        for path in [secret.as_path(), Path::new("/etc/passwd"), Path::new("/uploads/files/c"), Path::new("/")] {
+        for path in
+            [secret.as_path(), Path::new("/etc/passwd"), Path::new("/uploads/files/c"), Path::new("/")]
+        {
             assert!(world.open(path).is_err() && world.stamp(path).is_err(), "{path:?}");
         }
         assert_eq!(world.kind(Path::new("/etc")), None);
