@@ -16,6 +16,9 @@ use crate::diagnostic::Result;
 use crate::prompt::isolated::Renderer;
 use crate::store::Store;
 
+/// Blobs that are uploaded at once; more wait.
+const UPLOADS: usize = 16;
+
 /// The server's state.
 pub struct App {
     /// The models on the disk.
@@ -34,6 +37,8 @@ pub struct App {
     pub descriptions: Descriptions,
     /// One model is made at a time: it takes every core.
     pub builds: Arc<Semaphore>,
+    /// Each upload holds a thread for as long as its client sends.
+    pub uploads: Arc<Semaphore>,
     /// When the server started.
     pub started: Instant,
     /// True once the models to preload are loaded.
@@ -60,6 +65,7 @@ impl App {
             renderer,
             descriptions: Descriptions::default(),
             builds: Arc::new(Semaphore::new(1)),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
             started: Instant::now(),
             preloaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),

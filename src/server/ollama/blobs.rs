@@ -61,6 +61,9 @@ pub async fn upload(
     request: Request,
 ) -> Result<StatusCode, ApiError> {
     let digest = parse(path)?;
+    let waiting = app.scheduler.wait()?;
+    let _permit = app.uploads.acquire().await.map_err(ApiError::internal)?;
+    drop(waiting);
     let known = app
         .blocking(move |app| {
             app.store.find_whole_blob(&digest).map_err(|errors| failures::refuse(app, errors))

@@ -197,6 +197,16 @@ mod tests {
     }
 
     #[test]
+    fn hostile_values_are_read_or_refused() {
+        let fields = ["model", "messages", "tools", "options", "format"];
+        crate::server::ollama::hostile::each_field(&fields, &Value::Null, |request: ChatRequest| {
+            let messages = request.messages.unwrap_or_default().into_iter().map(ChatMessage::from);
+            assert!(messages.map(|m| m.role.len()).sum::<usize>() <= 100_000);
+            request.how.check().err().map(|e| e.message)
+        });
+    }
+
+    #[test]
     fn lines_are_ollamas() {
         let mut text = lines(head().lines(example()));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -1,6 +1,7 @@
 //! Errors: what a client may hear of them, and how the API's description lists them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
@@ -148,12 +149,22 @@ fn disk_full(errors: &Errors) -> ApiError {
 }
 
 /// The error without the store's place on the host.
-pub fn without_paths(app: &App, mut error: ApiError) -> ApiError {
-    let root = app.store.root().to_string_lossy();
-    if root.len() > 1 && error.message.contains(&*root) {
-        error.message = error.message.replace(&*root, "the store").replace("the store/", "");
+pub fn without_paths(app: &App, error: ApiError) -> ApiError {
+    ApiError { message: hide(app.store.root(), &error.message), ..error }
+}
+
+/// What is told of a build, without directories: neither the store's nor that of uploaded files.
+pub fn told(app: &App, note: &Diagnostic) -> String {
+    hide(app.store.root(), &note.to_string()).replace(super::create::UPLOADS, "")
+}
+
+fn hide(root: &Path, message: &str) -> String {
+    let root = root.to_string_lossy();
+    match root.len() {
+        // Nothing, `.` and `/` are no secret, and are in every text.
+        0 | 1 => message.to_owned(),
+        _ => message.replace(&format!("{root}/"), "").replace(&*root, "the store"),
     }
-    error
 }
 
 #[cfg(test)]
@@ -165,6 +176,21 @@ mod tests {
         assert_eq!(excerpt("short"), "short");
         let long = format!("{}é", "x".repeat(255));
         assert_eq!(excerpt(&long), "x".repeat(255));
+    }
+
+    #[test]
+    fn the_store_s_place_is_not_told() {
+        let root = Path::new("/home/ann/models");
+        assert_eq!(hide(root, "delete /home/ann/models/blobs/sha256-1, then"), "delete blobs/sha256-1, then");
+        assert_eq!(hide(root, "no model in /home/ann/models"), "no model in the store");
+        assert_eq!(hide(Path::new("."), "a. b."), "a. b.");
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_status() {
+        let full = Diagnostic::environment("cannot write /home/ann/models").code("disk-full");
+        let error = disk_full(&full.into());
+        assert_eq!((error.status.as_u16(), error.message.contains("/home")), (507, false));
     }
 
     #[test]

@@ -256,6 +256,38 @@ mod tests {
     }
 
     #[test]
+    fn hostile_values_are_read_or_refused() {
+        let fields = [
+            "model",
+            "prompt",
+            "suffix",
+            "system",
+            "template",
+            "context",
+            "raw",
+            "images",
+            "stream",
+            "format",
+            "keep_alive",
+            "options",
+            "think",
+            "truncate",
+            "shift",
+            "logprobs",
+            "top_logprobs",
+            "_debug_render_only",
+        ];
+        let base = serde_json::json!({"model": "m", "prompt": "x", "logprobs": true});
+        crate::server::ollama::hostile::each_field(&fields, &base, |request: GenerateRequest| {
+            let checked = request.how.check().err();
+            checked.or_else(|| input(request).err()).map(|e| {
+                assert_eq!(e.status, 400);
+                e.message
+            })
+        });
+    }
+
+    #[test]
     fn lines_are_ollamas() {
         let head = Head { model: "m".to_owned(), prompt: Some(vec![1, 2]) };
         let mut text = lines(head.clone().lines(example()));

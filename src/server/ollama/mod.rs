@@ -22,6 +22,8 @@ mod create;
 mod embed;
 mod failures;
 mod generate;
+#[cfg(test)]
+mod hostile;
 mod models;
 mod ndjson;
 mod request;

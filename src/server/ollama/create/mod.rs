@@ -172,7 +172,7 @@ fn build(
     let context = Context::new(&world, Some(store), PathBuf::from(UPLOADS), options);
     let module = pipeline::compile(&recipe, &context, &mut |_, _| {});
     for note in context.take_notes() {
-        lines.say(format!("{}", note).replace(UPLOADS, ""));
+        lines.say(failures::told(app, &note));
     }
     let module = module.map_err(refuse)?;
     if let Some(preset) = preset {

@@ -264,6 +264,36 @@ mod tests {
     }
 
     #[test]
+    fn hostile_values_are_read_or_refused() {
+        let fields = [
+            "model",
+            "name",
+            "from",
+            "files",
+            "adapters",
+            "quantize",
+            "quantization",
+            "template",
+            "license",
+            "system",
+            "parameters",
+            "messages",
+            "renderer",
+            "parser",
+            "requires",
+            "modelfile",
+            "stream",
+        ];
+        let base = json!({"model": "m", "from": "x"});
+        crate::server::ollama::hostile::each_field(&fields, &base, |request| {
+            let error = Plan::of(request).err()?;
+            assert_eq!(error.status, 400);
+            assert!(error.message.len() < 1024, "{}", error.message);
+            Some(error.message)
+        });
+    }
+
+    #[test]
     fn what_is_wrong_is_refused() {
         let mut told = String::new();
         for value in [
