@@ -21,6 +21,7 @@ pub mod elementwise;
 pub mod matmul;
 mod matmul_float;
 pub mod norm;
+mod packed;
 mod panel;
 pub mod rope;
 pub mod row;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mdl_kernels::Level;
 use mdl_kernels::ops::elementwise::{from_f16, to_f16};
+use mdl_kernels::ops::matmul::Packed;
 use mdl_kernels::ops::rope::rope;
 use mdl_kernels::region::{Kind, PlaneId, Planes, Team};
 
@@ -29,15 +30,17 @@ pub struct Cpu {
 
 struct Shared {
     program: Program,
+    /// The matrices that a step multiplies with, in panels.
+    packed: Vec<Option<Packed>>,
     level: Level,
     team: Team<Scratch>,
 }
 
 impl Cpu {
-    /// Takes a program. (A layout of the weights made for this machine would be made here.)
+    /// Takes a program and packs its weights.
     ///
     /// # Errors
-    /// The system refuses threads.
+    /// There is no memory for them, or the system refuses threads.
     pub fn new(program: Program, options: &CpuOptions) -> Result<Cpu> {
         let threads = options
             .threads
@@ -47,7 +50,8 @@ impl Cpu {
         let team = Team::new(threads, Scratch::default)
             .map_err(|e| Diagnostic::environment(format!("cannot start {threads} compute threads: {e}")))?;
         let level = options.level.unwrap_or_else(Level::current);
-        Ok(Cpu { shared: Arc::new(Shared { program, level, team }) })
+        let packed = pack(&program)?;
+        Ok(Cpu { shared: Arc::new(Shared { program, packed, level, team }) })
     }
 
     /// The instruction set in use.
@@ -59,6 +63,23 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.shared.team.threads()
     }
+}
+
+/// Every matrix that is multiplied with, in panels; a table that is only looked up stays as it is.
+fn pack(program: &Program) -> Result<Vec<Option<Packed>>> {
+    let mut packed: Vec<Option<Packed>> = program.matrices.iter().map(|_| None).collect();
+    for op in &program.ops {
+        let Op::MatMul { weights, .. } = op else { continue };
+        for id in weights {
+            if packed[id.0].is_none() {
+                packed[id.0] = Packed::new(&program.matrices[id.0].weight()).map_err(|e| {
+                    let message = format!("there is no memory for the weights: {e}");
+                    Diagnostic::environment(message).code("out-of-memory")
+                })?;
+            }
+        }
+    }
+    Ok(packed)
 }
 
 impl Backend for Cpu {
@@ -172,6 +193,7 @@ impl CpuState {
             .map(|op| CpuOp {
                 op,
                 program: &shared.program,
+                packed: &shared.packed,
                 level: shared.level,
                 threads: shared.team.threads(),
                 columns,

@@ -4,7 +4,7 @@ use mdl_kernels::Level;
 use mdl_kernels::ops::activation::{BLOCK, quantize_activations};
 use mdl_kernels::ops::attention::{Cached, Head, attention};
 use mdl_kernels::ops::elementwise::{self, add, gated, scale, soft_cap, to_f16};
-use mdl_kernels::ops::matmul::{Activations, Columns, Panel, Product, Store, matmul};
+use mdl_kernels::ops::matmul::{Activations, Columns, Packed, Panel, Product, Store, matmul};
 use mdl_kernels::ops::norm::{rms_norm, rms_norm_in_place};
 use mdl_kernels::ops::rope::{self, rope};
 use mdl_kernels::ops::row::dequantize_row;
@@ -50,6 +50,8 @@ impl Scratch {
 pub(super) struct CpuOp<'a> {
     pub op: &'a Op,
     pub program: &'a Program,
+    /// The matrices of the program in panels, where they are.
+    pub packed: &'a [Option<Packed>],
     pub level: Level,
     pub threads: usize,
     pub columns: &'a [Column],
@@ -242,7 +244,9 @@ impl CpuOp<'_> {
                 let rows = start - first..end - first;
                 let offset = start - tile.rows.start;
                 let mut part = Part { tile, offset, len: rows.len() };
-                let product = Product { weight, rows: rows.clone(), x, columns: columns.clone(), store };
+                let packed = self.packed[id.0].as_ref();
+                let product =
+                    Product { weight, packed, rows: rows.clone(), x, columns: columns.clone(), store };
                 matmul(self.level, &product, &mut part, &mut scratch.panel);
                 if let Some(bias) = bias {
                     for c in 0..columns.len() {
