@@ -398,8 +398,14 @@ mod tests {
             };
             let mut panel = Panel::default();
             let weight = self.weight();
-            let product =
-                Product { weight, packed: None, rows: rows.clone(), x, columns: columns.clone(), store: Store::Set };
+            let product = Product {
+                weight,
+                packed: None,
+                rows: rows.clone(),
+                x,
+                columns: columns.clone(),
+                store: Store::Set,
+            };
             matmul(level, &product, &mut out[..], &mut panel);
             let packed = Packed::new(&weight).unwrap();
             assert_eq!(packed.is_some(), weight.takes_blocks());

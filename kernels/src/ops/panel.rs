@@ -56,11 +56,7 @@ impl Size {
     /// A panel of rows of `cols` values.
     pub(super) const fn of<F: Format>(cols: usize) -> Size {
         let subs = cols / F::SUB;
-        Size {
-            lines: cols / if F::NIBBLES { 8 } else { 4 },
-            subs,
-            minima: if F::MIN { subs } else { 0 },
-        }
+        Size { lines: cols / if F::NIBBLES { 8 } else { 4 }, subs, minima: if F::MIN { subs } else { 0 } }
     }
 }
 
@@ -169,8 +165,11 @@ impl View<'_> {
                 } else {
                     for c in 0..C {
                         let four = four(c, g);
-                        dots[c] =
-                            if F::HIGH { s.dot4_high(dots[c], bytes, four) } else { s.dot4(dots[c], bytes, four) };
+                        dots[c] = if F::HIGH {
+                            s.dot4_high(dots[c], bytes, four)
+                        } else {
+                            s.dot4(dots[c], bytes, four)
+                        };
                     }
                 }
             }

@@ -69,7 +69,8 @@ impl Served {
             columns: wish.batch.unwrap_or(options.num_batch).clamp(1, BATCH.max(options.num_batch)),
             kv: config.kv_cache_type,
         };
-        let weights = loaded.model.program().weight_bytes();
+        // What a backend packs is memory of its own; the file behind it is only mapped.
+        let weights = loaded.model.program().packed_bytes();
         let needed = |engine: &EngineOptions| weights.saturating_add(cache(&loaded, engine));
         if let Some(available) = memory::available() {
             // Fewer sequences at once are better than none.
