@@ -1,10 +1,11 @@
 //! The shape of the KV cache.
 //!
 //! A block of the model has one plane: a column for each head's keys, then one for each head's
-//! values. Keys lie in groups of sixteen positions, transposed (`[context / 16, key_length, 16]`), values as
-//! they come (`[context, value_length]`), which is how [`mdl_kernels::ops::attention`] reads them.
+//! values. A column is cut into pages of sixteen positions, which is how [`mdl_kernels::ops::attention`] reads
+//! them; a sequence has a table of its pages, and sequences that begin alike can share them.
 
-use mdl_kernels::ops::attention::{KEY_BLOCK, key_index};
+use mdl_kernels::ops::attention::key_index;
+pub use mdl_kernels::ops::attention::{PAGE, PageId, slot};
 
 use crate::families::spec::DecoderSpec;
 
@@ -18,13 +19,14 @@ pub enum KvType {
     F32,
 }
 
-/// Stub.
-pub const PAGE: usize = 16;
-
 impl KvType {
-    /// Stub.
-    pub fn parse(_t: &str) -> Option<KvType> {
-        None
+    /// A type by its name: `f16` or `f32`.
+    pub fn parse(text: &str) -> Option<KvType> {
+        match text {
+            "f16" => Some(KvType::F16),
+            "f32" => Some(KvType::F32),
+            _ => None,
+        }
     }
 
     /// Bytes of a value.
@@ -45,19 +47,19 @@ pub struct KvLayout {
     pub key_length: usize,
     /// Values of a value.
     pub value_length: usize,
-    /// Positions there is room for.
-    pub context: usize,
+    /// Pages there is room for.
+    pub pages: usize,
 }
 
 impl KvLayout {
-    /// The layout of a model's cache for `context` positions.
-    pub fn new(spec: &DecoderSpec, context: usize) -> KvLayout {
+    /// The layout of a model's cache of `pages` pages.
+    pub fn new(spec: &DecoderSpec, pages: usize) -> KvLayout {
         let attention = &spec.attention;
         KvLayout {
             heads: attention.head_count_kv,
             key_length: attention.key_length,
             value_length: attention.value_length,
-            context,
+            pages,
         }
     }
 
@@ -68,8 +70,7 @@ impl KvLayout {
 
     /// Values of a column; `None` when the number does not fit.
     pub fn width(&self) -> Option<usize> {
-        let context = self.context.checked_next_multiple_of(KEY_BLOCK)?;
-        context.checked_mul(self.key_length.max(self.value_length))
+        self.pages.checked_mul(PAGE)?.checked_mul(self.key_length.max(self.value_length))
     }
 
     /// Bytes of a block's plane; `None` when the number does not fit.
@@ -77,23 +78,23 @@ impl KvLayout {
         self.width()?.checked_mul(self.columns())?.checked_mul(kv.bytes())
     }
 
-    /// Writes the key of `position` into a head's column.
-    pub fn put_key<T: Copy>(&self, column: &mut [T], position: usize, key: &[T]) {
+    /// Writes the key of a slot into a head's column.
+    pub fn put_key<T: Copy>(&self, column: &mut [T], slot: usize, key: &[T]) {
         for (i, v) in key.iter().enumerate() {
-            column[key_index(position, i, self.key_length)] = *v;
+            column[key_index(slot, i, self.key_length)] = *v;
         }
     }
 
-    /// Reads the key of `position` from a head's column.
-    pub fn get_key<T: Copy>(&self, column: &[T], position: usize, key: &mut [T]) {
+    /// Reads the key of a slot from a head's column.
+    pub fn get_key<T: Copy>(&self, column: &[T], slot: usize, key: &mut [T]) {
         for (i, v) in key.iter_mut().enumerate() {
-            *v = column[key_index(position, i, self.key_length)];
+            *v = column[key_index(slot, i, self.key_length)];
         }
     }
 
-    /// Writes the value of `position` into a head's column.
-    pub fn put_value<T: Copy>(&self, column: &mut [T], position: usize, value: &[T]) {
-        column[position * self.value_length..][..self.value_length].copy_from_slice(value);
+    /// Writes the value of a slot into a head's column.
+    pub fn put_value<T: Copy>(&self, column: &mut [T], slot: usize, value: &[T]) {
+        column[slot * self.value_length..][..self.value_length].copy_from_slice(value);
     }
 }
 
@@ -124,7 +125,7 @@ mod tests {
 
     #[test]
     fn keys_and_values_come_back() {
-        let layout = KvLayout { heads: 1, key_length: 6, value_length: 4, context: 20 };
+        let layout = KvLayout { heads: 1, key_length: 6, value_length: 4, pages: 2 };
         assert_eq!(layout.width(), Some(32 * 6));
         assert_eq!(layout.bytes(KvType::F16), Some(2 * 32 * 6 * 2));
         let mut keys = vec![0u16; 32 * 6];
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn too_large_a_context_is_no_number() {
-        let layout = KvLayout { heads: 8, key_length: 128, value_length: 128, context: usize::MAX };
+        let layout = KvLayout { heads: 8, key_length: 128, value_length: 128, pages: usize::MAX };
         assert_eq!(layout.bytes(KvType::F32), None);
     }
 }

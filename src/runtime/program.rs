@@ -209,9 +209,9 @@ impl Memory {
 /// How much a session has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Stub.
+    /// Pages of the KV cache.
     pub pages: usize,
-    /// Positions of the KV cache.
+    /// Positions of a sequence at most.
     pub context: usize,
     /// Columns of a step at most.
     pub columns: usize,
@@ -235,7 +235,7 @@ impl Program {
 
     /// The memory that `room` takes, known before anything is allocated.
     pub fn memory(&self, room: &Room) -> Memory {
-        let layout = KvLayout::new(&self.spec, room.context);
+        let layout = KvLayout::new(&self.spec, room.pages);
         let block = layout.bytes(room.kv).map_or(u64::MAX, |b| b as u64);
         let buffers = self.buffers.iter().map(|buffer| {
             let columns = match buffer.extent {

@@ -1,8 +1,8 @@
 //! Attention of a group of query heads over one key/value head.
 //!
-//! Keys are stored sixteen positions at a time, transposed: `[context / 16, key_length, 16]`, so a
-//! lane is a position and a score is one sum over the key's values, in order. Values are stored
-//! as they come: `[context, value_length]`.
+//! Keys and values are stored in pages of sixteen positions, which can lie anywhere: a sequence has a table
+//! of its pages. Keys are transposed within a page: `[pages, key_length, 16]`, so a lane is a position and a
+//! score is one sum over the key's values, in order. Values are stored as they come: `[pages, 16, value_length]`.
 //!
 //! For a query with positions `start..end`: scores `s[p] = scale * (q . k[p])` (capped where asked), their
 //! maximum `m`, weights `w[p] = e^(s[p] - m)`, the sum `z` of the weights over sixteen lanes from
@@ -15,8 +15,27 @@ use super::on_level;
 use super::simd::{LANES, Simd};
 use crate::Level;
 
-/// Positions in a block of keys.
-pub const KEY_BLOCK: usize = LANES;
+/// Positions of a page.
+pub const PAGE: usize = LANES;
+
+/// A page of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PageId(pub u32);
+
+impl PageId {
+    /// Its place among the pages.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Where the position `position` of a sequence is, counted over all pages: its slot.
+///
+/// # Panics
+/// If the table has no such page.
+pub fn slot(pages: &[PageId], position: usize) -> usize {
+    pages[position / PAGE].index() * PAGE + position % PAGE
+}
 
 /// Stored keys or values of one head.
 #[derive(Clone, Copy)]
@@ -60,18 +79,20 @@ impl Cached<'_> {
     }
 }
 
-/// The index in a head's keys of value `i` of the key at `position`.
-pub fn key_index(position: usize, i: usize, key_length: usize) -> usize {
-    position / KEY_BLOCK * KEY_BLOCK * key_length + i * KEY_BLOCK + position % KEY_BLOCK
+/// The index in a head's keys of value `i` of the key in `slot`.
+pub fn key_index(slot: usize, i: usize, key_length: usize) -> usize {
+    slot / PAGE * PAGE * key_length + i * PAGE + slot % PAGE
 }
 
 /// What does not depend on the queries.
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
-    /// Keys, in blocks of sixteen positions.
+    /// Keys, in pages.
     pub keys: Cached<'a>,
-    /// Values, `[context, value_length]`.
+    /// Values, in pages.
     pub values: Cached<'a>,
+    /// The pages of the sequence, in order.
+    pub pages: &'a [PageId],
     /// Values of a key and a query.
     pub key_length: usize,
     /// Values of a value and an output.
@@ -106,9 +127,12 @@ pub fn attention(
     assert_eq!(out.len(), n * head.value_length, "an output has value_length values");
     let end = positions.iter().map(|p| p.end).max().unwrap_or(0);
     assert!(positions.iter().all(|p| p.start < p.end), "a query sees a position");
+    let pages = head.pages.get(..end.div_ceil(PAGE)).unwrap_or(&[]);
+    let last = pages.iter().map(|p| p.index() + 1).max();
     assert!(
-        end.next_multiple_of(KEY_BLOCK) * head.key_length <= head.keys.len()
-            && end * head.value_length <= head.values.len(),
+        last.is_some_and(|n| {
+            n * PAGE * head.key_length <= head.keys.len() && n * PAGE * head.value_length <= head.values.len()
+        }),
         "position {end} is beyond the cache"
     );
     scores.clear();
@@ -178,10 +202,11 @@ fn query_scores<S: Simd, const Q: usize>(
 ) {
     let length = head.key_length;
     let queries: [&[f32]; Q] = std::array::from_fn(|i| &queries[i * length..(i + 1) * length]);
-    for block in range.start / KEY_BLOCK..range.end.div_ceil(KEY_BLOCK) {
+    for block in range.start / PAGE..range.end.div_ceil(PAGE) {
         let mut sums = [s.splat(0.0); Q];
+        let page = head.pages[block].index() * length * PAGE;
         for i in 0..length {
-            let keys = head.keys.load(s, (block * length + i) * KEY_BLOCK);
+            let keys = head.keys.load(s, page + i * PAGE);
             for (sum, query) in sums.iter_mut().zip(&queries) {
                 *sum = s.fma(keys, s.splat(query[i]), *sum);
             }
@@ -194,7 +219,7 @@ fn query_scores<S: Simd, const Q: usize>(
                 v = s.sub(s.splat(cap), s.div(s.splat(2.0 * cap), s.add(s.splat(1.0), e)));
             }
             s.store(v, &mut row);
-            let at = q * stride + block * KEY_BLOCK;
+            let at = q * stride + block * PAGE;
             scores[at..at + LANES].copy_from_slice(&row);
         }
     }
@@ -237,11 +262,15 @@ fn weighted_sum<S: Simd>(s: S, head: &Head<'_>, weights: &[f32], start: usize, o
         ($n:literal) => {
             while at + $n * LANES <= whole {
                 let mut sums = [s.splat(0.0); $n];
-                for (p, weight) in weights.iter().enumerate().skip(start) {
-                    let weight = s.splat(*weight);
-                    for i in 0..$n {
-                        let v = head.values.load(s, p * length + at + i * LANES);
-                        sums[i] = s.fma(weight, v, sums[i]);
+                for (block, weights) in weights.chunks(PAGE).enumerate().skip(start / PAGE) {
+                    let page = head.pages[block].index() * PAGE * length + at;
+                    let skip = start.saturating_sub(block * PAGE);
+                    for (p, weight) in weights.iter().enumerate().skip(skip) {
+                        let weight = s.splat(*weight);
+                        for i in 0..$n {
+                            let v = head.values.load(s, page + p * length + i * LANES);
+                            sums[i] = s.fma(weight, v, sums[i]);
+                        }
                     }
                 }
                 for (sum, out) in sums.into_iter().zip(out[at..].as_chunks_mut::<LANES>().0) {
@@ -256,7 +285,7 @@ fn weighted_sum<S: Simd>(s: S, head: &Head<'_>, weights: &[f32], start: usize, o
     for (i, out) in out.iter_mut().enumerate().skip(whole) {
         *out = 0.0;
         for (p, weight) in weights.iter().enumerate().skip(start) {
-            *out = weight.mul_add(head.values.get(p * length + i), *out);
+            *out = weight.mul_add(head.values.get(slot(head.pages, p) * length + i), *out);
         }
     }
 }
@@ -269,6 +298,7 @@ mod tests {
     use super::*;
 
     struct Case {
+        pages: Vec<PageId>,
         keys: Vec<f32>,
         values: Vec<f32>,
         queries: Vec<f32>,
@@ -284,9 +314,17 @@ mod tests {
             lengths: (usize, usize),
             positions: Vec<Range<usize>>,
         ) -> Case {
+            // Pages in any order, with one that belongs to nobody.
+            let n = context.div_ceil(PAGE);
+            let mut pages: Vec<PageId> = (0..=n as u32).map(PageId).collect();
+            for i in (1..pages.len()).rev() {
+                pages.swap(i, (random.bits() % (i as u64 + 1)) as usize);
+            }
+            pages.truncate(n);
             Case {
-                keys: random.floats(context.next_multiple_of(KEY_BLOCK) * lengths.0),
-                values: random.floats(context * lengths.1),
+                pages,
+                keys: random.floats((n + 1) * PAGE * lengths.0),
+                values: random.floats((n + 1) * PAGE * lengths.1),
                 queries: random.floats(positions.len() * lengths.0),
                 positions,
                 lengths,
@@ -304,6 +342,7 @@ mod tests {
             let head = Head {
                 keys: if half { Cached::F16(&keys) } else { Cached::F32(&self.keys) },
                 values: if half { Cached::F16(&values) } else { Cached::F32(&self.values) },
+                pages: &self.pages,
                 key_length: self.lengths.0,
                 value_length: self.lengths.1,
                 scale: 0.3,
@@ -321,8 +360,11 @@ mod tests {
                 .clone()
                 .map(|p| {
                     let q = &self.queries[query * lk..];
-                    let dot: f64 =
-                        (0..lk).map(|i| f64::from(q[i]) * f64::from(self.keys[key_index(p, i, lk)])).sum();
+                    let dot: f64 = (0..lk)
+                        .map(|i| {
+                            f64::from(q[i]) * f64::from(self.keys[key_index(slot(&self.pages, p), i, lk)])
+                        })
+                        .sum();
                     let s = dot * f64::from(0.3f32);
                     self.soft_cap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh()).exp()
                 })
@@ -331,7 +373,8 @@ mod tests {
             (0..lv)
                 .map(|i| {
                     let terms = self.positions[query].clone().zip(&scores);
-                    terms.map(|(p, w)| w * f64::from(self.values[p * lv + i])).sum::<f64>() / sum
+                    terms.map(|(p, w)| w * f64::from(self.values[slot(&self.pages, p) * lv + i])).sum::<f64>()
+                        / sum
                 })
                 .collect()
         }
