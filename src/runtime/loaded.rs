@@ -28,6 +28,7 @@ pub struct Loaded {
     template: Template,
     special: SpecialTokens,
     prompt: Prompt,
+    pooling_type: Option<u64>,
 }
 
 impl Loaded {
@@ -48,7 +49,9 @@ impl Loaded {
         )?;
         let options = CpuOptions { threads, level: None };
         let model = Model::load(spec, tensors(module)?, &options)?;
-        Ok(Loaded { model, tokenizer, template, special, prompt: module.prompt.clone() })
+        let architecture = module.architecture().unwrap_or("");
+        let pooling_type = module.metadata.u64(&format!("{architecture}.pooling_type"));
+        Ok(Loaded { model, tokenizer, template, special, prompt: module.prompt.clone(), pooling_type })
     }
 
     /// The text that the model reads for a conversation: its own SYSTEM and MESSAGEs first.
@@ -68,6 +71,11 @@ impl Loaded {
     /// The model's template.
     pub fn template(&self) -> &Template {
         &self.template
+    }
+
+    /// How hidden states become an embedding, as GGUF numbers it: 1 mean, 2 first token, 3 last token.
+    pub fn pooling_type(&self) -> Option<u64> {
+        self.pooling_type
     }
 
     /// What the Modelfile says: SYSTEM, MESSAGEs, parameters.
