@@ -9,6 +9,7 @@ use crate::ir;
 use super::go::GoTemplate;
 use super::jinja::JinjaTemplate;
 use super::limits::Limits;
+use super::output::OutputSyntax;
 
 /// One message.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -171,6 +172,14 @@ impl Template {
             )
             .code("template-suffix")
             .into()),
+        }
+    }
+
+    /// How the model writes thinking and calls.
+    pub fn output_syntax(&self) -> &OutputSyntax {
+        match self {
+            Template::Go(template) => template.output_syntax(),
+            Template::Jinja(template) => template.output_syntax(),
         }
     }
 

@@ -23,6 +23,7 @@ use super::chat::{ChatRequest, SpecialTokens};
 use super::jinja_source;
 use super::jinja_values;
 use super::limits::Limits;
+use super::output::{self, OutputSyntax};
 use super::python;
 use super::thread::{on_own_stack, within};
 use super::tojson;
@@ -36,6 +37,7 @@ pub struct JinjaTemplate {
     source: Arc<Source>,
     environment: Arc<Environment<'static>>,
     limits: Limits,
+    syntax: OutputSyntax,
 }
 
 impl JinjaTemplate {
@@ -54,18 +56,24 @@ impl JinjaTemplate {
             let span = Span { source, range };
             return Err(Diagnostic::error(message).code("template-budget").at(&span).into());
         }
+        let syntax = output::jinja_syntax(text);
         let mut environment = environment(&limits)?;
         let text = jinja_source::without_generation_tags(text).into_owned();
         let environment = on_own_stack(limits.stack_bytes, || {
             environment.add_template_owned(NAME, text).map_err(|e| explain(&source, &e, &limits))?;
             Ok(environment)
         })?;
-        Ok(JinjaTemplate { source, environment: Arc::new(environment), limits })
+        Ok(JinjaTemplate { source, environment: Arc::new(environment), limits, syntax })
     }
 
     /// The text it was read from.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// How the model writes thinking and calls.
+    pub fn output_syntax(&self) -> &OutputSyntax {
+        &self.syntax
     }
 
     /// True when the template seems to have a place for tools.
