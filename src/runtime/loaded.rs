@@ -16,7 +16,7 @@ use super::weights::{Bytes, Tensor};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::families;
 use crate::ir::{Expr, Module, Prompt};
-use crate::prompt::{self, ChatMessage, ChatRequest, SpecialTokens, Template};
+use crate::prompt::{self, ChatMessage, ChatRequest, Renderer, SpecialTokens, Template};
 use crate::tokenizer::{EncodeOptions, Tokenizer, Utf8Stream};
 
 /// A model that can answer.
@@ -26,6 +26,7 @@ pub struct Loaded {
     /// Text to tokens and back.
     pub tokenizer: Tokenizer,
     template: Template,
+    renderer: Renderer,
     special: SpecialTokens,
     prompt: Prompt,
 }
@@ -48,7 +49,14 @@ impl Loaded {
         )?;
         let options = CpuOptions { threads, level: None };
         let model = Model::load(spec, tensors(module)?, &options)?;
-        Ok(Loaded { model, tokenizer, template, special, prompt: module.prompt.clone() })
+        let (renderer, prompt) = (Renderer::in_process(), module.prompt.clone());
+        Ok(Loaded { model, tokenizer, template, renderer, special, prompt })
+    }
+
+    /// The same model, whose templates are rendered by `renderer`; without, they are rendered in this
+    /// process.
+    pub fn with_renderer(self, renderer: Renderer) -> Loaded {
+        Loaded { renderer, ..self }
     }
 
     /// The text that the model reads for a conversation: its own SYSTEM and MESSAGEs first.
@@ -57,7 +65,7 @@ impl Loaded {
     /// The template fails.
     pub fn render(&self, messages: &[ChatMessage]) -> Result<String> {
         let messages = prompt::conversation(&self.prompt, messages);
-        self.template.render(&ChatRequest::new(&messages), &self.special)
+        self.renderer.render(&self.template, &ChatRequest::new(&messages), &self.special)
     }
 
     /// The tokens of a rendered conversation; BOS is there once.
