@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use jiff::civil::datetime;
@@ -39,9 +40,12 @@ fn code(result: &Result<String, Errors>) -> &'static str {
     }
 }
 
-/// Bytes of memory that this process has in use.
+/// Held by the tests that measure this process's memory or need much of it.
+static MEMORY: Mutex<()> = Mutex::new(());
+
+/// The most bytes of memory that this process had in use.
 #[cfg(target_os = "linux")]
-fn resident() -> usize {
+fn peak() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
@@ -111,13 +115,20 @@ fn over_budget() -> Vec<String> {
 fn hostile_templates_end_only_themselves() {
     let renderer = renderer();
     assert_eq!(render(&renderer, "{{ messages[1].content }}").unwrap(), "y");
+    let _alone = MEMORY.lock().unwrap();
     #[cfg(target_os = "linux")]
-    let before = resident();
+    let before = {
+        // Forgets the peak of tests that ran before.
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        peak()
+    };
     let mut crashed = 0;
-    for (template, codes) in unstoppable()
-        .iter()
-        .map(|t| (t, &["template-time", "template-crashed"][..]))
-        .chain(over_budget().iter().map(|t| (t, &["template-budget", "template-syntax", "template-execution"][..])))
+    for (template, codes) in
+        unstoppable().iter().map(|t| (t, &["template-time", "template-crashed"][..])).chain(
+            over_budget()
+                .iter()
+                .map(|t| (t, &["template-budget", "template-syntax", "template-execution"][..])),
+        )
     {
         let shown: String = template.chars().take(120).collect();
         std::thread::scope(|scope| {
@@ -143,7 +154,7 @@ fn hostile_templates_end_only_themselves() {
     assert!(crashed > 0);
     #[cfg(target_os = "linux")]
     {
-        let grown = resident() - before;
+        let grown = peak() - before;
         assert!(grown < 64 << 20, "this process grew by {grown} bytes");
     }
 }
@@ -205,7 +216,9 @@ fn the_text_is_that_of_this_process() {
     }
     assert!(compared >= 180, "only {compared} texts were compared");
     // Where it is wrong, too: message, place and help.
-    for text in ["{{ 1 / 0 }}", "é{{ nothing.x }}", "{% if", "{{ raise_exception('é') }}", "{{ 'a'.zfill(3) }}"] {
+    for text in
+        ["{{ 1 / 0 }}", "é{{ nothing.x }}", "{% if", "{{ raise_exception('é') }}", "{{ 'a'.zfill(3) }}"]
+    {
         let here = jinja(text).unwrap().render(&ChatRequest::new(&[]), &tokens);
         assert!(here.is_err(), "{text}");
         assert_eq!(renderer.render(&jinja(text).unwrap(), &ChatRequest::new(&[]), &tokens), here, "{text}");
@@ -217,7 +230,8 @@ fn the_text_is_that_of_this_process() {
 fn numbers_arrive_to_the_bit_and_deep_values_are_refused() {
     let renderer = renderer();
     let template = jinja("{{ tools|tojson }}").unwrap();
-    let tools = [json!([0.1 + 0.2, 1.0, 1e300, 5e-324, -0.0, 9.007_199_254_740_993e15, 1, u64::MAX, i64::MIN])];
+    let tools =
+        [json!([0.1 + 0.2, 1.0, 1e300, 5e-324, -0.0, 9.007_199_254_740_993e15, 1, u64::MAX, i64::MIN])];
     let request = ChatRequest { tools: &tools, ..ChatRequest::new(&[]) };
     let tokens = SpecialTokens::default();
     let text = renderer.render(&template, &request, &tokens).unwrap();
@@ -237,6 +251,7 @@ fn numbers_arrive_to_the_bit_and_deep_values_are_refused() {
 /// The largest text comes back whole; a larger conversation than a process takes is refused.
 #[test]
 fn sizes_are_bounded_in_both_directions() {
+    let _alone = MEMORY.lock().unwrap();
     let renderer = renderer();
     let say = |bytes: usize, text: &str| {
         let messages = [ChatMessage::new("user", "x".repeat(bytes))];
@@ -248,6 +263,19 @@ fn sizes_are_bounded_in_both_directions() {
     assert_eq!(say(17 << 20, "{{ messages[0].content|length }}").unwrap(), (17 << 20).to_string());
     assert_eq!(code(&say(33 << 20, "x")), "template-budget");
     assert_eq!(say(3, whole).unwrap(), "xxx");
+}
+
+/// With fuel for more memory than a process may have, the process ends and not the machine's memory.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_is_bounded_by_the_process() {
+    let renderer = renderer();
+    let limits = Limits { fuel: 1 << 60, time: Duration::from_secs(20), ..Limits::SERVER };
+    let text = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+    let template = Template::choose(None, Some(text), limits).unwrap();
+    let result = renderer.render(&template, &ChatRequest::new(&[]), &SpecialTokens::default());
+    assert_eq!(code(&result), "template-crashed", "{result:?}");
+    assert_eq!(render(&renderer, "x").unwrap(), "x");
 }
 
 #[test]
@@ -319,7 +347,10 @@ fn callers_wait_for_a_place_but_not_for_ever() {
             let two = &two;
             scope.spawn(move || {
                 for j in 0..10 {
-                    assert_eq!(render(two, &format!("{{{{ {i} }}}}-{{{{ {j} }}}}")).unwrap(), format!("{i}-{j}"));
+                    assert_eq!(
+                        render(two, &format!("{{{{ {i} }}}}-{{{{ {j} }}}}")).unwrap(),
+                        format!("{i}-{j}")
+                    );
                 }
             });
         }
@@ -427,10 +458,7 @@ fn injections_reach_nothing() {
     for payload in payloads {
         let start = Instant::now();
         let result = render(&renderer, payload);
-        assert!(
-            ["template-execution", "template-syntax"].contains(&code(&result)),
-            "{payload}: {result:?}"
-        );
+        assert!(["template-execution", "template-syntax"].contains(&code(&result)), "{payload}: {result:?}");
         assert!(start.elapsed() < Duration::from_millis(500), "{payload}");
     }
 }

@@ -283,7 +283,8 @@ mod tests {
         let text = format!("{{% set a = [1] %}}{{% set b = [1] %}}{doubled}{{{{ a == b }}}}");
         let limits = Limits { time: std::time::Duration::from_millis(20), ..Limits::DEFAULT };
         let template = JinjaTemplate::parse("template", &text, limits).unwrap();
-        let error = template.render(&ChatRequest::new(&[]), &SpecialTokens::default()).unwrap_err().to_string();
+        let error =
+            template.render(&ChatRequest::new(&[]), &SpecialTokens::default()).unwrap_err().to_string();
         assert!(error.contains("takes more than 0.02 seconds"), "{error}");
     }
 

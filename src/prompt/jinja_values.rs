@@ -37,8 +37,7 @@ pub fn context(request: &ChatRequest<'_>, tokens: &SpecialTokens, nesting: usize
         ("documents".to_owned(), Json::Null),
         ("add_generation_prompt".to_owned(), json!(request.add_generation_prompt)),
     ];
-    let token =
-        |name: &str, token: &Option<String>| token.as_ref().map(|t| (name.to_owned(), json!(t)));
+    let token = |name: &str, token: &Option<String>| token.as_ref().map(|t| (name.to_owned(), json!(t)));
     variables.extend(token("bos_token", &tokens.bos));
     variables.extend(token("eos_token", &tokens.eos));
     if let Some(think) = &request.think {

@@ -37,9 +37,7 @@ pub fn within<T: Send + 'static>(
         .map_err(|e| Diagnostic::environment(format!("cannot start a thread for the template: {e}")))?;
     match receiver.recv_timeout(time) {
         Ok(result) => result,
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            Err(over_time(time).into())
-        }
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(over_time(time).into()),
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(engine_failed().into()),
     }
 }

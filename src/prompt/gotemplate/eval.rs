@@ -40,10 +40,10 @@ pub fn execute(
     limits: &Limits,
     spent: &mut Spent,
 ) -> Result<String> {
-    let until = *spent.until.get_or_insert_with(|| Instant::now() + limits.time);
+    spent.until = spent.until.or_else(|| Instant::now().checked_add(limits.time));
     let mut run = Run {
         source,
-        until,
+        until: spent.until,
         templates,
         limits,
         today,
@@ -78,7 +78,7 @@ struct Run<'t> {
     templates: &'t Templates,
     limits: &'t Limits,
     /// When the time is over.
-    until: Instant,
+    until: Option<Instant>,
     today: Date,
     out: Text,
     /// Bytes of intermediate strings so far.
@@ -101,7 +101,10 @@ impl<'t> Run<'t> {
     /// Ends the execution when its time is over. Fuel bounds the number of calls, and what one of
     /// them does is bounded; the time bounds the product.
     fn check_time(&self) -> Result<()> {
-        if Instant::now() < self.until { Ok(()) } else { Err(over_time(self.limits.time).into()) }
+        match self.until {
+            Some(until) if Instant::now() >= until => Err(over_time(self.limits.time).into()),
+            _ => Ok(()),
+        }
     }
 
     /// Takes steps from the fuel.

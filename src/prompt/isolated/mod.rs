@@ -77,11 +77,7 @@ pub struct PoolOptions {
 impl Default for PoolOptions {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        PoolOptions {
-            most: cores.clamp(2, 4),
-            idle: Duration::from_secs(300),
-            wait: Duration::from_secs(10),
-        }
+        PoolOptions { most: cores.clamp(2, 4), idle: Duration::from_secs(300), wait: Duration::from_secs(10) }
     }
 }
 

@@ -243,7 +243,8 @@ mod tests {
         let failure: Failure = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(failure.diagnostic(&source), sent);
         for range in [(1, 2), (0, 99), (4, 2), (usize::MAX, 0)] {
-            let failure = Failure { range: Some(range), code: "x".into(), ..Failure::new(&sent.clone().into()) };
+            let failure =
+                Failure { range: Some(range), code: "x".into(), ..Failure::new(&sent.clone().into()) };
             let diagnostic = failure.diagnostic(&source);
             assert_eq!((diagnostic.location, diagnostic.code), (None, ""), "{range:?}");
         }

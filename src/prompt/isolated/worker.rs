@@ -70,15 +70,17 @@ impl Worker {
         let worker = Worker { child, asked, number, has_served: false };
         let (input, output) = pipes.ok_or(io::ErrorKind::BrokenPipe)?;
         let (sender, ready) = mpsc::sync_channel(1);
-        thread::Builder::new().name("template process".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-            let mut pipes = Pipes { input, output };
-            let is_ready = pipes.greet();
-            let goes_on = is_ready.is_ok();
-            let _ = sender.send(is_ready);
-            if goes_on {
-                pipes.serve(&receiver, idle, &on_idle);
-            }
-        })?;
+        thread::Builder::new().name("template process".to_owned()).stack_size(STACK_BYTES).spawn(
+            move || {
+                let mut pipes = Pipes { input, output };
+                let is_ready = pipes.greet();
+                let goes_on = is_ready.is_ok();
+                let _ = sender.send(is_ready);
+                if goes_on {
+                    pipes.serve(&receiver, idle, &on_idle);
+                }
+            },
+        )?;
         match ready.recv_timeout(START) {
             Ok(is_ready) => is_ready.map(|()| worker),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
