@@ -125,8 +125,11 @@ impl Template {
     /// The template in force: the Modelfile's TEMPLATE, else the file's chat template, else one
     /// that is the user's words and nothing else.
     ///
+    /// A chat template is compiled when it is first rendered or checked, so that a `Renderer` can do
+    /// so in another process.
+    ///
     /// # Errors
-    /// The template that counts is malformed.
+    /// The TEMPLATE that counts is malformed, or the chat template is too large.
     pub fn choose(
         modelfile_template: Option<&str>,
         chat_template: Option<&str>,
@@ -135,7 +138,7 @@ impl Template {
         Ok(match (modelfile_template, chat_template) {
             (Some(text), _) => Template::Go(GoTemplate::parse("TEMPLATE", text, limits)?),
             (None, Some(text)) => {
-                Template::Jinja(JinjaTemplate::parse("tokenizer.chat_template", text, limits)?)
+                Template::Jinja(JinjaTemplate::unread("tokenizer.chat_template", text, limits)?)
             }
             (None, None) => Template::Go(GoTemplate::parse("TEMPLATE", "{{ .Prompt }}", limits)?),
         })
