@@ -348,7 +348,7 @@ impl Sequence {
             return Ok(Some(Done::Stop));
         }
         if let Some(constraint) = &mut g.constraint {
-            constraint.accept(token)?;
+            constraint.accept(token, tokenizer.decode_bytes(token))?;
         }
         g.sampler.accept(token);
         g.stats.eval_count += 1;

@@ -104,7 +104,8 @@ mod tests {
     impl Place {
         fn new() -> Place {
             let directory = tempfile::tempdir().unwrap();
-            let app = App::new(Store::open(directory.path().join("store")).unwrap(), Config::default()).unwrap();
+            let app =
+                App::new(Store::open(directory.path().join("store")).unwrap(), Config::default()).unwrap();
             Place { _directory: directory, app }
         }
 

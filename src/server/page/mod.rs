@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Path;
-use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::StatusCode;
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use sha2::{Digest as _, Sha256};
@@ -109,7 +109,8 @@ impl Asset {
         let etag = self.etag();
         let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
         let is_known = known.is_some_and(|all| {
-            all.split(',').any(|tag| matches!(tag.trim().trim_start_matches("W/"), t if t == etag || t == "*"))
+            all.split(',')
+                .any(|tag| matches!(tag.trim().trim_start_matches("W/"), t if t == etag || t == "*"))
         });
         let mut response = match is_known {
             true => StatusCode::NOT_MODIFIED.into_response(),
@@ -149,7 +150,11 @@ mod tests {
         (header::ACCEPT, "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
 
     /// Answers one request of a server that wants a key.
-    async fn ask(method: Method, path: &str, headers: &[(HeaderName, &str)]) -> (StatusCode, HeaderMap, String) {
+    async fn ask(
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, &str)],
+    ) -> (StatusCode, HeaderMap, String) {
         let directory = tempfile::tempdir().unwrap();
         let keys = directory.path().join("keys");
         std::fs::write(&keys, "0123456789abcdef\n").unwrap();
@@ -224,7 +229,9 @@ mod tests {
     #[test]
     fn the_files_keep_the_rules_that_the_browser_is_told() {
         for asset in ASSETS.iter().chain([&CHAT, &REFERENCE]) {
-            for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " style="] {
+            for forbidden in
+                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " style="]
+            {
                 assert!(!asset.text.contains(forbidden), "{}: {forbidden}", asset.name);
             }
             let elsewhere = asset.text.replace("http://www.w3.org/2000/svg", "");
@@ -233,7 +240,10 @@ mod tests {
                 // Scripts and styles are files of their own.
                 let handler = |word: &str| word.starts_with("on") && word.contains('=');
                 assert!(!asset.text.contains("<style") && !asset.text.split_whitespace().any(handler));
-                assert_eq!(asset.text.matches("<script").count(), asset.text.matches("<script type=\"module\" src=").count());
+                assert_eq!(
+                    asset.text.matches("<script").count(),
+                    asset.text.matches("<script type=\"module\" src=").count()
+                );
             }
             // What a file loads is there.
             for quoted in asset.text.split('"').filter(|t| t.starts_with("./") || t.starts_with("/page/")) {
