@@ -13,8 +13,12 @@ use mdl::prompt::isolated::{CHILD_ARGUMENT, ChildCommand, PoolOptions};
 use mdl::prompt::{ChatMessage, ChatRequest, Limits, Renderer, SpecialTokens, Template, Think, ToolCall};
 use serde_json::{Value as Json, json};
 
-const OPTIONS: PoolOptions =
-    PoolOptions { most: 2, idle: Duration::from_secs(60), wait: Duration::from_secs(30) };
+const OPTIONS: PoolOptions = PoolOptions {
+    most: 2,
+    idle: Duration::from_secs(60),
+    wait: Duration::from_secs(30),
+    time: Duration::from_secs(1),
+};
 
 fn renderer() -> Renderer {
     with(OPTIONS)
@@ -269,7 +273,7 @@ fn sizes_are_bounded_in_both_directions() {
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_is_bounded_by_the_process() {
-    let renderer = renderer();
+    let renderer = with(PoolOptions { time: Duration::from_secs(20), ..OPTIONS });
     let limits = Limits { fuel: 1 << 60, time: Duration::from_secs(20), ..Limits::SERVER };
     let text = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
     let template = Template::choose(None, Some(text), limits).unwrap();

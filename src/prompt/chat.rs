@@ -114,6 +114,7 @@ pub fn conversation(prompt: &ir::Prompt, request: &[ChatMessage]) -> Vec<ChatMes
 
 /// The template of a model.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a loaded model has one")]
 pub enum Template {
     /// A Modelfile's TEMPLATE.
     Go(GoTemplate),

@@ -25,6 +25,7 @@ use crate::diagnostic::{Diagnostic, Result};
 
 use super::chat::{ChatRequest, SpecialTokens, Template, Think};
 use super::jinja_values;
+use super::limits::Limits;
 
 pub use child::child_main;
 use pool::Pool;
@@ -63,7 +64,7 @@ impl ChildCommand {
     }
 }
 
-/// How many processes render, and how long they and their callers wait.
+/// How many processes render, and how long they work and their callers wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolOptions {
     /// The most processes at one time; at least 1.
@@ -72,12 +73,19 @@ pub struct PoolOptions {
     pub idle: Duration,
     /// How long a caller waits for a process that is free.
     pub wait: Duration,
+    /// The longest that one rendering may take, where a template's own limits do not say less.
+    pub time: Duration,
 }
 
 impl Default for PoolOptions {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        PoolOptions { most: cores.clamp(2, 4), idle: Duration::from_secs(300), wait: Duration::from_secs(10) }
+        PoolOptions {
+            most: cores.clamp(2, 4),
+            idle: Duration::from_secs(300),
+            wait: Duration::from_secs(10),
+            time: Limits::SERVER.time,
+        }
     }
 }
 
@@ -109,7 +117,7 @@ impl Renderer {
     ///
     /// # Errors
     /// The template fails on it, says itself that it does not take it, or exceeds a budget. A chat
-    /// template takes longer than its limits' time (`template-time`), ends its process
+    /// template takes longer than it may (`template-time`), ends its process
     /// (`template-crashed`), or none is free or can be started (`template-busy`,
     /// `template-process`).
     pub fn render(

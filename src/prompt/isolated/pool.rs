@@ -55,7 +55,7 @@ impl Pool {
         let limits = *template.limits();
         let frame = Arc::new(Request::new(template.source(), limits, variables, now).encode()?);
         let most = limits.output_bytes.max(wire::ERROR_BYTES).saturating_add(1);
-        let mut reply = self.ask(&frame, most, limits.time)?;
+        let mut reply = self.ask(&frame, most, limits.time.min(self.options.time))?;
         let kind = if reply.is_empty() { 0 } else { reply.remove(0) };
         match kind {
             wire::TEXT => String::from_utf8(reply).map_err(|_| crashed().into()),
