@@ -433,6 +433,36 @@ mod tests {
         assert_eq!(state.logits(0), expected.0);
     }
 
+    /// A cache of fewer bits gives logits that are close, the same on every level and whatever the steps.
+    #[test]
+    fn fewer_bits_are_close() {
+        let mut spec = testing::spec(false);
+        spec.attention.key_length = 32;
+        spec.attention.value_length = 32;
+        spec.rope.dims = 32;
+        let logits = |kv, level, columns| {
+            let model = model(&spec, TensorType::Q8_0, 2, level);
+            let mut session = model.session(&SessionOptions { kv: Some(kv), ..options(columns) })?;
+            session.prefill(&TOKENS).map(|l| l.to_vec())
+        };
+        let exact = logits(KvType::F16, Level::current(), 8).unwrap();
+        let size = exact.iter().map(|v| v.abs()).fold(0.0, f32::max);
+        for (kv, close) in [(KvType::Q8_0, 0.02), (KvType::Q4_0, 0.25)] {
+            let expected = logits(kv, Level::Portable, 1).unwrap();
+            for (a, b) in expected.iter().zip(&exact) {
+                assert!((a - b).abs() < close * size, "{kv:?} {a} {b} of {size}");
+            }
+            for level in Level::available() {
+                assert_eq!(logits(kv, level, 21).unwrap(), expected);
+            }
+        }
+        spec.attention.key_length = 24;
+        spec.rope.dims = 24;
+        let model = model(&spec, TensorType::F32, 1, Level::current());
+        let error = model.session(&SessionOptions { kv: Some(KvType::Q8_0), ..options(8) }).err().unwrap();
+        assert!(error.to_string().contains("multiple of 32"));
+    }
+
     /// Factors that are all alike are linear scaling.
     #[test]
     fn rope_factors_divide_the_frequencies() {
@@ -482,6 +512,8 @@ mod tests {
     fn a_shift_moves_the_cache() {
         for (kv, rope) in [
             (KvType::F16, RopeKind::None),
+            (KvType::Q8_0, RopeKind::None),
+            (KvType::Q4_0, RopeKind::None),
             (KvType::F32, RopeKind::None),
             (KvType::F32, RopeKind::Norm),
             (KvType::F32, RopeKind::Neox),

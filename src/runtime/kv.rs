@@ -6,6 +6,7 @@
 
 use mdl_kernels::ops::attention::key_index;
 pub use mdl_kernels::ops::attention::{PAGE, PageId, slot};
+use mdl_kernels::ops::kv_quantized::KvBlocks;
 
 use crate::families::spec::DecoderSpec;
 
@@ -17,23 +18,46 @@ pub enum KvType {
     F16,
     /// Float32: twice the memory, and nothing is rounded.
     F32,
+    /// Blocks of 32 values of eight bits: about half of the memory of half precision.
+    Q8_0,
+    /// Blocks of 32 values of four bits: about a quarter.
+    Q4_0,
 }
 
 impl KvType {
-    /// A type by its name: `f16` or `f32`.
+    /// A type by its name.
     pub fn parse(text: &str) -> Option<KvType> {
         match text {
             "f16" => Some(KvType::F16),
             "f32" => Some(KvType::F32),
+            "q8_0" => Some(KvType::Q8_0),
+            "q4_0" => Some(KvType::Q4_0),
             _ => None,
         }
     }
 
-    /// Bytes of a value.
+    /// Bytes of an element of the cache's planes; of blocks, two bytes are one.
     pub const fn bytes(self) -> usize {
         match self {
-            KvType::F16 => 2,
             KvType::F32 => 4,
+            KvType::F16 | KvType::Q8_0 | KvType::Q4_0 => 2,
+        }
+    }
+
+    /// The blocks, where the values are in some.
+    pub const fn blocks(self) -> Option<KvBlocks> {
+        match self {
+            KvType::Q8_0 => Some(KvBlocks::Q8_0),
+            KvType::Q4_0 => Some(KvBlocks::Q4_0),
+            _ => None,
+        }
+    }
+
+    /// Elements of a key or value of `length` values.
+    pub const fn row(self, length: usize) -> usize {
+        match self.blocks() {
+            None => length,
+            Some(blocks) => blocks.row_bytes(length) / 2,
         }
     }
 }
@@ -49,17 +73,20 @@ pub struct KvLayout {
     pub value_length: usize,
     /// Pages there is room for.
     pub pages: usize,
+    /// How they are stored.
+    pub kv: KvType,
 }
 
 impl KvLayout {
     /// The layout of a model's cache of `pages` pages.
-    pub fn new(spec: &DecoderSpec, pages: usize) -> KvLayout {
+    pub fn new(spec: &DecoderSpec, pages: usize, kv: KvType) -> KvLayout {
         let attention = &spec.attention;
         KvLayout {
             heads: attention.head_count_kv,
             key_length: attention.key_length,
             value_length: attention.value_length,
             pages,
+            kv,
         }
     }
 
@@ -68,14 +95,15 @@ impl KvLayout {
         2 * self.heads
     }
 
-    /// Values of a column; `None` when the number does not fit.
+    /// Elements of a column; `None` when the number does not fit.
     pub fn width(&self) -> Option<usize> {
-        self.pages.checked_mul(PAGE)?.checked_mul(self.key_length.max(self.value_length))
+        let row = self.kv.row(self.key_length.max(self.value_length));
+        self.pages.checked_mul(PAGE)?.checked_mul(row)
     }
 
     /// Bytes of a block's plane; `None` when the number does not fit.
-    pub fn bytes(&self, kv: KvType) -> Option<usize> {
-        self.width()?.checked_mul(self.columns())?.checked_mul(kv.bytes())
+    pub fn bytes(&self) -> Option<usize> {
+        self.width()?.checked_mul(self.columns())?.checked_mul(self.kv.bytes())
     }
 
     /// Writes the key of a slot into a head's column.
@@ -125,9 +153,9 @@ mod tests {
 
     #[test]
     fn keys_and_values_come_back() {
-        let layout = KvLayout { heads: 1, key_length: 6, value_length: 4, pages: 2 };
+        let layout = KvLayout { heads: 1, key_length: 6, value_length: 4, pages: 2, kv: KvType::F16 };
         assert_eq!(layout.width(), Some(32 * 6));
-        assert_eq!(layout.bytes(KvType::F16), Some(2 * 32 * 6 * 2));
+        assert_eq!(layout.bytes(), Some(2 * 32 * 6 * 2));
         let mut keys = vec![0u16; 32 * 6];
         let mut values = vec![0u16; 32 * 6];
         for p in 0..20u16 {
@@ -153,7 +181,8 @@ mod tests {
 
     #[test]
     fn too_large_a_context_is_no_number() {
-        let layout = KvLayout { heads: 8, key_length: 128, value_length: 128, pages: usize::MAX };
-        assert_eq!(layout.bytes(KvType::F32), None);
+        let layout =
+            KvLayout { heads: 8, key_length: 128, value_length: 128, pages: usize::MAX, kv: KvType::F32 };
+        assert_eq!(layout.bytes(), None);
     }
 }

@@ -235,8 +235,8 @@ impl Program {
 
     /// The memory that `room` takes, known before anything is allocated.
     pub fn memory(&self, room: &Room) -> Memory {
-        let layout = KvLayout::new(&self.spec, room.pages);
-        let block = layout.bytes(room.kv).map_or(u64::MAX, |b| b as u64);
+        let layout = KvLayout::new(&self.spec, room.pages, room.kv);
+        let block = layout.bytes().map_or(u64::MAX, |b| b as u64);
         let buffers = self.buffers.iter().map(|buffer| {
             let columns = match buffer.extent {
                 Extent::Columns => room.columns,

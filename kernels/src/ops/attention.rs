@@ -11,8 +11,9 @@
 use std::ops::Range;
 
 use super::elementwise::exp;
+use super::kv_quantized::KvBlocks;
 use super::on_level;
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, Simd, f16_to_f32};
 use crate::Level;
 
 /// Positions of a page.
@@ -44,17 +45,67 @@ pub enum Cached<'a> {
     F16(&'a [u16]),
     /// Float32.
     F32(&'a [f32]),
+    /// Blocks.
+    Blocks(KvBlocks, &'a [u8]),
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+    match bytes[at..].first_chunk() {
+        Some(chunk) => chunk,
+        None => panic!("{N} bytes from {at} are beyond the cache"),
+    }
 }
 
 impl Cached<'_> {
-    fn len(&self) -> usize {
+    /// Slots there are for rows of `length` values.
+    fn slots(&self, length: usize) -> usize {
         match self {
-            Cached::F16(v) => v.len(),
-            Cached::F32(v) => v.len(),
+            Cached::F16(v) => v.len() / length,
+            Cached::F32(v) => v.len() / length,
+            Cached::Blocks(blocks, v) => v.len() / blocks.row_bytes(length).max(1),
         }
     }
 
-    /// Sixteen values from `at`.
+    /// Value `i` of the sixteen keys of a page.
+    #[inline(always)]
+    fn keys<S: Simd>(&self, s: S, page: usize, i: usize, length: usize) -> S::F {
+        match self {
+            Cached::Blocks(blocks, v) => {
+                let at = blocks.group(page, i, length);
+                let scale = s.load_f16(array(v, at));
+                let i = i % 32;
+                match blocks {
+                    KvBlocks::Q8_0 => s.mul(scale, s.load_i8(array(v, at + 2 * PAGE + i * PAGE))),
+                    KvBlocks::Q4_0 => {
+                        let pair: &[u8; 16] = array(v, at + 2 * PAGE + i % 16 * PAGE);
+                        let q = if i < 16 { s.load_low(pair) } else { s.load_high(pair) };
+                        s.mul(scale, s.sub(q, s.splat(8.0)))
+                    }
+                }
+            }
+            _ => self.load(s, page * length * PAGE + i * PAGE),
+        }
+    }
+
+    /// Sixteen values from `at` of the row in `slot`.
+    #[inline(always)]
+    fn values<S: Simd>(&self, s: S, slot: usize, at: usize, length: usize) -> S::F {
+        match self {
+            Cached::Blocks(blocks, v) => {
+                let start = slot * blocks.row_bytes(length) + at / 32 * (2 + blocks.bytes());
+                let d = f16_to_f32(u16::from_le_bytes([v[start], v[start + 1]]));
+                let q = match blocks {
+                    KvBlocks::Q8_0 => s.load_i8(array(v, start + 2 + at % 32)),
+                    KvBlocks::Q4_0 if at % 32 < 16 => s.sub(s.load_low(array(v, start + 2)), s.splat(8.0)),
+                    KvBlocks::Q4_0 => s.sub(s.load_high(array(v, start + 2)), s.splat(8.0)),
+                };
+                s.mul(s.splat(d), q)
+            }
+            _ => self.load(s, slot * length + at),
+        }
+    }
+
+    /// Sixteen floats from `at`.
     #[inline(always)]
     fn load<S: Simd>(&self, s: S, at: usize) -> S::F {
         match self {
@@ -68,13 +119,16 @@ impl Cached<'_> {
                 chunk.copy_from_slice(&v[at..at + LANES]);
                 s.load(&chunk)
             }
+            Cached::Blocks(..) => s.splat(f32::NAN),
         }
     }
 
+    /// The float at `at`; rows of blocks are whole vectors and are not read so.
     fn get(&self, at: usize) -> f32 {
         match self {
-            Cached::F16(v) => super::simd::f16_to_f32(v[at]),
+            Cached::F16(v) => f16_to_f32(v[at]),
             Cached::F32(v) => v[at],
+            Cached::Blocks(..) => f32::NAN,
         }
     }
 }
@@ -124,6 +178,14 @@ pub fn attention(
     let n = positions.len();
     assert!(head.key_length > 0 && head.value_length > 0, "heads have values");
     assert_eq!(queries.len(), n * head.key_length, "a query has key_length values");
+    let whole = |cached: &Cached<'_>, length: usize| match cached {
+        Cached::Blocks(..) => length.is_multiple_of(32),
+        _ => true,
+    };
+    assert!(
+        whole(&head.keys, head.key_length) && whole(&head.values, head.value_length),
+        "rows of blocks are whole blocks"
+    );
     assert_eq!(out.len(), n * head.value_length, "an output has value_length values");
     let end = positions.iter().map(|p| p.end).max().unwrap_or(0);
     assert!(positions.iter().all(|p| p.start < p.end), "a query sees a position");
@@ -131,7 +193,7 @@ pub fn attention(
     let last = pages.iter().map(|p| p.index() + 1).max();
     assert!(
         last.is_some_and(|n| {
-            n * PAGE * head.key_length <= head.keys.len() && n * PAGE * head.value_length <= head.values.len()
+            n * PAGE <= head.keys.slots(head.key_length) && n * PAGE <= head.values.slots(head.value_length)
         }),
         "position {end} is beyond the cache"
     );
@@ -204,9 +266,9 @@ fn query_scores<S: Simd, const Q: usize>(
     let queries: [&[f32]; Q] = std::array::from_fn(|i| &queries[i * length..(i + 1) * length]);
     for block in range.start / PAGE..range.end.div_ceil(PAGE) {
         let mut sums = [s.splat(0.0); Q];
-        let page = head.pages[block].index() * length * PAGE;
+        let page = head.pages[block].index();
         for i in 0..length {
-            let keys = head.keys.load(s, page + i * PAGE);
+            let keys = head.keys.keys(s, page, i, length);
             for (sum, query) in sums.iter_mut().zip(&queries) {
                 *sum = s.fma(keys, s.splat(query[i]), *sum);
             }
@@ -263,12 +325,12 @@ fn weighted_sum<S: Simd>(s: S, head: &Head<'_>, weights: &[f32], start: usize, o
             while at + $n * LANES <= whole {
                 let mut sums = [s.splat(0.0); $n];
                 for (block, weights) in weights.chunks(PAGE).enumerate().skip(start / PAGE) {
-                    let page = head.pages[block].index() * PAGE * length + at;
+                    let first = head.pages[block].index() * PAGE;
                     let skip = start.saturating_sub(block * PAGE);
                     for (p, weight) in weights.iter().enumerate().skip(skip) {
                         let weight = s.splat(*weight);
                         for i in 0..$n {
-                            let v = head.values.load(s, page + p * length + i * LANES);
+                            let v = head.values.values(s, first + p, at + i * LANES, length);
                             sums[i] = s.fma(weight, v, sums[i]);
                         }
                     }
@@ -330,6 +392,32 @@ mod tests {
                 lengths,
                 soft_cap: None,
             }
+        }
+
+        /// The same in blocks.
+        fn run_blocks(&self, level: Level, blocks: KvBlocks, queries: Range<usize>) -> Vec<f32> {
+            let (lk, lv) = self.lengths;
+            let slots = self.keys.len() / lk;
+            let mut keys = vec![0; slots * blocks.row_bytes(lk)];
+            let mut values = vec![0; slots * blocks.row_bytes(lv)];
+            for slot in 0..slots {
+                let key: Vec<f32> = (0..lk).map(|i| self.keys[key_index(slot, i, lk)]).collect();
+                blocks.put_key(&mut keys, slot, &key);
+                blocks.put_value(&mut values, slot, &self.values[slot * lv..(slot + 1) * lv]);
+            }
+            let head = Head {
+                keys: Cached::Blocks(blocks, &keys),
+                values: Cached::Blocks(blocks, &values),
+                pages: &self.pages,
+                key_length: lk,
+                value_length: lv,
+                scale: 0.3,
+                soft_cap: self.soft_cap,
+            };
+            let mut out = vec![0.0; queries.len() * lv];
+            let q = &self.queries[queries.start * lk..queries.end * lk];
+            attention(level, &head, q, &self.positions[queries], &mut Vec::new(), &mut out);
+            out
         }
 
         fn run(&self, level: Level, half: bool, queries: Range<usize>) -> Vec<f32> {
@@ -418,6 +506,35 @@ mod tests {
                             let alone = case.run(level, half, q..q + 1);
                             assert_eq!(bits(&alone), bits(&expected[q * lengths.1..(q + 1) * lengths.1]));
                         }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_are_close_and_alike_on_every_level() {
+        let mut random = Random(21);
+        for (blocks, close) in [(KvBlocks::Q8_0, 0.03), (KvBlocks::Q4_0, 0.4)] {
+            for hostile in [false, true] {
+                let positions = vec![0..1, 0..16, 3..70, 69..70, 0..33];
+                let mut case = Case::new(&mut random, 70, (64, 96), positions);
+                if hostile {
+                    case.values = random.hostile(case.values.len());
+                }
+                let expected = case.run_blocks(Level::Portable, blocks, 0..5);
+                for level in Level::available() {
+                    assert_eq!(
+                        bits(&case.run_blocks(level, blocks, 0..5)),
+                        bits(&expected),
+                        "{blocks:?} {level:?}"
+                    );
+                    let alone = case.run_blocks(level, blocks, 2..3);
+                    assert_eq!(bits(&alone), bits(&expected[2 * 96..3 * 96]));
+                }
+                if !hostile {
+                    for (a, b) in expected.iter().zip(case.run(Level::Portable, false, 0..5)) {
+                        assert!((a - b).abs() < close, "{blocks:?}: {a} {b}");
                     }
                 }
             }

@@ -24,6 +24,12 @@ pub(super) trait Simd: Copy {
     fn load_f32(self, v: &[u8; 64]) -> Self::F;
     /// Little-endian IEEE half precision, exactly.
     fn load_f16(self, v: &[u8; 32]) -> Self::F;
+    /// Sixteen int8.
+    fn load_i8(self, v: &[u8; 16]) -> Self::F;
+    /// Sixteen numbers of four bits, the low ones of each byte.
+    fn load_low(self, v: &[u8; 16]) -> Self::F;
+    /// The high ones.
+    fn load_high(self, v: &[u8; 16]) -> Self::F;
     /// Little-endian bfloat16, exactly.
     fn load_bf16(self, v: &[u8; 32]) -> Self::F;
     fn store(self, v: Self::F, to: &mut [f32; 16]);
@@ -114,6 +120,18 @@ impl Simd for Portable {
     #[inline(always)]
     fn load_f16(self, v: &[u8; 32]) -> [f32; 16] {
         std::array::from_fn(|i| f16_to_f32(u16::from_le_bytes([v[2 * i], v[2 * i + 1]])))
+    }
+    #[inline(always)]
+    fn load_i8(self, v: &[u8; 16]) -> [f32; 16] {
+        v.map(|b| f32::from(b as i8))
+    }
+    #[inline(always)]
+    fn load_low(self, v: &[u8; 16]) -> [f32; 16] {
+        v.map(|b| f32::from(b & 15))
+    }
+    #[inline(always)]
+    fn load_high(self, v: &[u8; 16]) -> [f32; 16] {
+        v.map(|b| f32::from(b >> 4))
     }
     #[inline(always)]
     fn load_bf16(self, v: &[u8; 32]) -> [f32; 16] {

@@ -92,6 +92,29 @@ impl Simd for Avx2 {
         ])
     }
     #[inline(always)]
+    fn load_i8(self, v: &[u8; 16]) -> Self::F {
+        proven!(halves!(at in [0, 8] => {
+            let bytes = _mm_loadl_epi64(v.as_ptr().add(at).cast());
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+        }))
+    }
+    #[inline(always)]
+    fn load_low(self, v: &[u8; 16]) -> Self::F {
+        proven!(halves!(at in [0, 8] => {
+            let bytes = _mm_loadl_epi64(v.as_ptr().add(at).cast());
+            let bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+        }))
+    }
+    #[inline(always)]
+    fn load_high(self, v: &[u8; 16]) -> Self::F {
+        proven!(halves!(at in [0, 8] => {
+            let bytes = _mm_loadl_epi64(v.as_ptr().add(at).cast());
+            let bytes = _mm_and_si128(_mm_srli_epi16::<4>(bytes), _mm_set1_epi8(15));
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+        }))
+    }
+    #[inline(always)]
     fn load_bf16(self, v: &[u8; 32]) -> Self::F {
         proven!(halves!(at in [0, 16] => {
             let half = _mm256_cvtepu16_epi32(_mm_loadu_si128(v.as_ptr().add(at).cast()));
@@ -227,6 +250,25 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn load_f16(self, v: &[u8; 32]) -> __m512 {
         proven!(_mm512_cvtph_ps(_mm256_loadu_si256(v.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_i8(self, v: &[u8; 16]) -> __m512 {
+        proven!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(v.as_ptr().cast()))))
+    }
+    #[inline(always)]
+    fn load_low(self, v: &[u8; 16]) -> __m512 {
+        proven!({
+            let bytes = _mm_and_si128(_mm_loadu_si128(v.as_ptr().cast()), _mm_set1_epi8(15));
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+        })
+    }
+    #[inline(always)]
+    fn load_high(self, v: &[u8; 16]) -> __m512 {
+        proven!({
+            let bytes = _mm_srli_epi16::<4>(_mm_loadu_si128(v.as_ptr().cast()));
+            let bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+        })
     }
     #[inline(always)]
     fn load_bf16(self, v: &[u8; 32]) -> __m512 {

@@ -117,11 +117,19 @@ impl Backend for Cpu {
             };
             planes.add(kind, columns, width).map_err(|_| refused("the buffers"))?;
         }
-        let layout = KvLayout::new(&program.spec, room.pages);
+        let layout = KvLayout::new(&program.spec, room.pages, room.kv);
         let kind = match room.kv {
-            KvType::F16 => Kind::F16,
             KvType::F32 => Kind::F32,
+            KvType::F16 | KvType::Q8_0 | KvType::Q4_0 => Kind::F16,
         };
+        let whole = layout.key_length.is_multiple_of(32) && layout.value_length.is_multiple_of(32);
+        if room.kv.blocks().is_some() && !whole {
+            let message = format!(
+                "a cache of blocks needs heads of a multiple of 32 values; the model's have {} and {}",
+                layout.key_length, layout.value_length
+            );
+            return Err(Diagnostic::error(message).code("kv-cache-type").help("choose f16").into());
+        }
         let mut kv = Vec::new();
         for _ in 0..program.spec.block_count {
             let width = layout.width().ok_or_else(|| refused("the cache"))?;
@@ -213,7 +221,6 @@ impl CpuState {
                 angles: &self.angles,
                 layout: self.layout,
                 kv: &self.kv,
-                kv_type: self.room.kv,
             })
             .collect();
         shared.team.run(&mut self.planes, &operations);
@@ -315,12 +322,12 @@ impl State for CpuState {
         for plane in &self.kv {
             for column in 0..layout.columns() {
                 let length = if column < layout.heads { layout.key_length } else { layout.value_length };
-                let page = PAGE * length;
+                let page = PAGE * layout.kv.row(length);
                 let at = |p: PageId| column * width + p.index() * page;
                 let source = at(from)..at(from) + page;
                 match self.room.kv {
-                    KvType::F16 => self.planes.f16(*plane).copy_within(source, at(to)),
                     KvType::F32 => self.planes.f32(*plane).copy_within(source, at(to)),
+                    _ => self.planes.f16(*plane).copy_within(source, at(to)),
                 }
             }
         }
@@ -352,37 +359,43 @@ impl State for CpuState {
             for head in 0..layout.columns() {
                 let range = head * width..(head + 1) * width;
                 let is_key = head < layout.heads;
-                let length = layout.value_length;
+                let row = layout.kv.row(layout.value_length);
                 for (turned, (a, b)) in &moves {
-                    let value = a * length..(a + 1) * length;
-                    match self.room.kv {
-                        KvType::F16 => {
-                            let column = &mut self.planes.f16(*plane)[range.clone()];
-                            if !is_key {
-                                column.copy_within(value, b * length);
-                                continue;
-                            }
-                            layout.get_key(column, *a, &mut narrow);
-                            if *turned {
-                                from_f16(&narrow, &mut wide);
-                                turn(&mut wide);
-                                to_f16(shared.level, &wide, &mut narrow);
-                            }
-                            layout.put_key(column, *b, &narrow);
+                    let value = a * row..(a + 1) * row;
+                    if layout.kv == KvType::F32 {
+                        let column = &mut self.planes.f32(*plane)[range.clone()];
+                        if !is_key {
+                            column.copy_within(value, b * row);
+                            continue;
                         }
-                        KvType::F32 => {
-                            let column = &mut self.planes.f32(*plane)[range.clone()];
-                            if !is_key {
-                                column.copy_within(value, b * length);
-                                continue;
-                            }
-                            layout.get_key(column, *a, &mut wide);
-                            if *turned {
-                                turn(&mut wide);
-                            }
-                            layout.put_key(column, *b, &wide);
+                        layout.get_key(column, *a, &mut wide);
+                        if *turned {
+                            turn(&mut wide);
                         }
+                        layout.put_key(column, *b, &wide);
+                        continue;
                     }
+                    let column = &mut self.planes.f16(*plane)[range.clone()];
+                    if !is_key {
+                        column.copy_within(value, b * row);
+                        continue;
+                    }
+                    if let Some(blocks) = layout.kv.blocks() {
+                        let column = bytemuck::cast_slice_mut(column);
+                        blocks.get_key(column, *a, &mut wide);
+                        if *turned {
+                            turn(&mut wide);
+                        }
+                        blocks.put_key(column, *b, &wide);
+                        continue;
+                    }
+                    layout.get_key(column, *a, &mut narrow);
+                    if *turned {
+                        from_f16(&narrow, &mut wide);
+                        turn(&mut wide);
+                        to_f16(shared.level, &wide, &mut narrow);
+                    }
+                    layout.put_key(column, *b, &narrow);
                 }
             }
         }

@@ -62,7 +62,6 @@ pub(super) struct CpuOp<'a> {
     pub angles: &'a [f32],
     pub layout: KvLayout,
     pub kv: &'a [PlaneId],
-    pub kv_type: KvType,
 }
 
 /// The kernels' name of a kind of rotation; `None` for none.
@@ -164,10 +163,17 @@ impl CpuOp<'_> {
                 self.prepare(head, norm, c);
             }
             let slot = slot(self.tables[token.sequence], token.position);
-            match self.kv_type {
-                KvType::F32 if is_key => self.layout.put_key(tile.f32(0), slot, head),
-                KvType::F32 => self.layout.put_value(tile.f32(0), slot, head),
-                KvType::F16 => {
+            match (self.layout.kv, self.layout.kv.blocks()) {
+                (_, Some(blocks)) => {
+                    let column = bytemuck::cast_slice_mut(tile.f16(0));
+                    match is_key {
+                        true => blocks.put_key(column, slot, head),
+                        false => blocks.put_value(column, slot, head),
+                    }
+                }
+                (KvType::F32, _) if is_key => self.layout.put_key(tile.f32(0), slot, head),
+                (KvType::F32, _) => self.layout.put_value(tile.f32(0), slot, head),
+                _ => {
                     scratch.halves.resize(length, 0);
                     to_f16(self.level, head, &mut scratch.halves);
                     match is_key {
@@ -227,9 +233,12 @@ impl CpuOp<'_> {
         let width = self.layout.width().unwrap_or(0);
         let cached = |column: usize| {
             let range = column * width..(column + 1) * width;
-            match self.kv_type {
-                KvType::F16 => Cached::F16(&planes.f16(self.kv[block])[range]),
-                KvType::F32 => Cached::F32(&planes.f32(self.kv[block])[range]),
+            match (self.layout.kv, self.layout.kv.blocks()) {
+                (_, Some(blocks)) => {
+                    Cached::Blocks(blocks, bytemuck::cast_slice(&planes.f16(self.kv[block])[range]))
+                }
+                (KvType::F32, _) => Cached::F32(&planes.f32(self.kv[block])[range]),
+                _ => Cached::F16(&planes.f16(self.kv[block])[range]),
             }
         };
         let head = Head {
