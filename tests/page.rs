@@ -13,7 +13,8 @@ use server::{KEY, Place};
 /// Chromium: `MDL_CHROMIUM`, or where distributions put it.
 fn chromium() -> Option<PathBuf> {
     let named = std::env::var_os("MDL_CHROMIUM").map(PathBuf::from);
-    let usual = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].map(PathBuf::from);
+    let usual =
+        ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].map(PathBuf::from);
     let found = named.into_iter().chain(usual).find(|p| p.exists());
     if found.is_none() {
         server::skip("there is no Chromium");

@@ -147,7 +147,8 @@ pub fn succeeds(mut command: Command, directory: &Path, time: Duration) {
     for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
         command.env_remove(name);
     }
-    let mut child = command.stdin(Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said).spawn().unwrap();
     let end = Instant::now() + time;
     let status = loop {
         match child.try_wait().unwrap() {
