@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::config::Config;
+use super::describe::Descriptions;
 use super::error::ApiError;
 use super::guard::Keys;
 use super::metrics::Metrics;
@@ -29,6 +30,10 @@ pub struct App {
     pub metrics: Metrics,
     /// Renders chat templates where they can do no harm.
     pub renderer: Renderer,
+    /// What the stored models are.
+    pub descriptions: Descriptions,
+    /// One model is made at a time: it takes every core.
+    pub builds: Arc<Semaphore>,
     /// When the server started.
     pub started: Instant,
     /// True once the models to preload are loaded.
@@ -53,6 +58,8 @@ impl App {
             store,
             config,
             renderer,
+            descriptions: Descriptions::default(),
+            builds: Arc::new(Semaphore::new(1)),
             started: Instant::now(),
             preloaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),
