@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::config::Config;
+use super::describe::Descriptions;
 use super::error::ApiError;
 use super::guard::Keys;
 use super::metrics::Metrics;
 use super::scheduler::Scheduler;
 use crate::diagnostic::Result;
-use crate::prompt::isolated::Renderer;
+use crate::prompt::isolated::{ChildCommand, Renderer};
 use crate::store::Store;
 
 /// The server's state.
@@ -29,6 +30,10 @@ pub struct App {
     pub metrics: Metrics,
     /// Renders chat templates where they can do no harm.
     pub renderer: Renderer,
+    /// What the stored models are.
+    pub descriptions: Descriptions,
+    /// One model is made at a time: it takes every core.
+    pub builds: Arc<Semaphore>,
     /// When the server started.
     pub started: Instant,
     /// True once the models to preload are loaded.
@@ -44,7 +49,7 @@ impl App {
     /// # Errors
     /// The file of keys cannot be read, or the system refuses what a chat template is rendered in.
     pub fn new(store: Store, config: Config) -> Result<Arc<App>> {
-        let renderer = Renderer::for_server()?;
+        let renderer = Renderer::in_children(ChildCommand::current()?);
         let keys = config.api_keys_file.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
         let app = Arc::new(App {
             scheduler: Scheduler::new(&config),
@@ -53,6 +58,8 @@ impl App {
             store,
             config,
             renderer,
+            descriptions: Descriptions::default(),
+            builds: Arc::new(Semaphore::new(1)),
             started: Instant::now(),
             preloaded: AtomicBool::new(false),
             draining: AtomicBool::new(false),

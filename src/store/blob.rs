@@ -212,14 +212,48 @@ impl<'w> BlobWriter<'w> {
     /// # Errors
     /// A write failed before or fails now; the disk does not confirm. The store is as it was.
     pub fn finish(self) -> Result<Blob> {
+        self.hashed()?.keep()
+    }
+
+    /// As [`finish`](Self::finish), but only if the bytes have the digest `wanted`. Else nothing is kept,
+    /// and the result is the digest that they have.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn finish_as(self, wanted: &Digest) -> Result<std::result::Result<Blob, Digest>> {
+        let hashed = self.hashed()?;
+        match hashed.digest == *wanted {
+            true => hashed.keep().map(Ok),
+            false => Ok(Err(hashed.digest)),
+        }
+    }
+
+    fn hashed(self) -> Result<Hashed<'w>> {
         let BlobWriter { writer, out, dir, expected, failed } = self;
         if failed {
             let error = Diagnostic::environment("the blob is incomplete: a write to it failed");
             return Err(error.code("blob-incomplete").into());
         }
         let (buffered, digest, size) = out.finish();
+        let temp = buffered.into_inner().map_err(|e| refused(&dir, e.error(), size, expected))?;
+        Ok(Hashed { writer, temp, digest, size, dir, expected })
+    }
+}
+
+/// A blob that is written, and not yet in the store.
+struct Hashed<'w> {
+    writer: &'w Writer,
+    temp: Temp,
+    digest: Digest,
+    size: u64,
+    dir: PathBuf,
+    expected: Option<u64>,
+}
+
+impl Hashed<'_> {
+    fn keep(self) -> Result<Blob> {
+        let Hashed { writer, temp, digest, size, dir, expected } = self;
         let refuse = |e: &io::Error| refused(&dir, e, size, expected);
-        let temp = buffered.into_inner().map_err(|e| refuse(e.error()))?;
         let existing = writer.store().find_blob(&digest)?;
         if let Some(existing) = existing.as_ref().filter(|b| b.size == size)
             && fs::File::open(&existing.path).and_then(|f| Digest::of_reader(f, &|_| {})).ok() == Some(digest)
