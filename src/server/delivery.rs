@@ -31,28 +31,41 @@ pub struct Whole {
 impl Whole {
     /// All of the text.
     pub fn text(&self) -> String {
-        self.pieces
-            .iter()
-            .filter_map(|p| if let Piece::Text(t) = p { Some(t.as_str()) } else { None })
-            .collect()
+        let text = |piece: &Piece| match piece {
+            Piece::Text(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.pieces.iter().filter_map(text).collect()
     }
 
     /// All of the thinking.
     pub fn thinking(&self) -> String {
-        let thinking = |p| if let &Piece::Thinking(ref t) = p { Some(t.as_str()) } else { None };
+        let thinking = |piece: &Piece| match piece {
+            Piece::Thinking(text) => Some(text.clone()),
+            _ => None,
+        };
         self.pieces.iter().filter_map(thinking).collect()
     }
 }
 
-/// Adds pieces to those before them; text goes on with text, thinking with thinking.
+/// Adds pieces to those before them: text goes on with text, thinking with thinking, and what is empty is
+/// left out.
 pub fn append(all: &mut Vec<Piece>, pieces: Vec<Piece>) {
     for piece in pieces {
         match (all.last_mut(), piece) {
+            (_, Piece::Text(text) | Piece::Thinking(text)) if text.is_empty() => {}
             (Some(Piece::Text(before)), Piece::Text(text)) => before.push_str(&text),
             (Some(Piece::Thinking(before)), Piece::Thinking(text)) => before.push_str(&text),
             (_, piece) => all.push(piece),
         }
     }
+}
+
+/// The pieces of one part, joined.
+pub fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
+    let mut all = Vec::new();
+    append(&mut all, pieces);
+    all
 }
 
 /// The parts of several answers as they come, each with the number of its answer.

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::prompt::output::Piece;
 use crate::runtime::generate::Done;
 use crate::server::answer::{End, Part};
-use crate::server::delivery::{Assembly, Ids, Whole, append, event};
+use crate::server::delivery::{Assembly, Ids, Whole, append, event, joined};
 use crate::server::error::{ApiError, Dialect};
 
 /// What is known of a response before it begins.
@@ -233,7 +233,9 @@ impl Assembly for MessageStream {
 
     fn part(&mut self, _index: usize, part: Part) -> String {
         match part {
-            Part::Pieces { pieces, .. } => pieces.into_iter().map(|piece| self.piece(piece)).collect(),
+            Part::Pieces { pieces, .. } => {
+                joined(pieces).into_iter().map(|piece| self.piece(piece)).collect()
+            }
             Part::End(end) => {
                 let told = self.close(None);
                 let (reason, stop) = stop_reason(&end, self.calls > 0, &self.head.stops);
@@ -285,7 +287,7 @@ mod tests {
 
     fn parts() -> Vec<Part> {
         let f = || call("f", json!({"b": 1, "a": [2]}));
-        vec![thinking("h"), thinking("m"), text("Hel"), text("lo"), f(), f()]
+        vec![thinking("h"), thinking("m"), text("Hel"), text(""), text("lo"), f(), f()]
     }
 
     #[test]

@@ -212,17 +212,15 @@ async fn create(
 fn tokens(model: &Served, input: Texts, most: usize) -> Result<Vec<Vec<u32>>, ApiError> {
     let tokenizer = &model.loaded.tokenizer;
     let one = |text: Text| {
-        let mut tokens = match text {
+        let tokens = match text {
             Text::Tokens(tokens) => tokens,
+            // No text at all: as much of one as the vocabulary has.
+            Text::Text(text) if text.is_empty() => tokenizer.bos().or(tokenizer.eos()).into_iter().collect(),
             // A text that a user wrote leads to no control token.
             Text::Text(text) => {
                 tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })
             }
         };
-        if tokens.is_empty() {
-            // No text at all: as much of one as the vocabulary has.
-            tokens.extend(tokenizer.bos().or(tokenizer.eos()));
-        }
         match tokens.len() {
             0 => Err(invalid("input", "a text has no tokens")),
             n if n > model.context => {

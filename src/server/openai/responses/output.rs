@@ -6,7 +6,7 @@ use super::types::{InputTokensDetails, OutputTokensDetails, Response, Usage};
 use crate::prompt::output::Piece;
 use crate::runtime::generate::Done;
 use crate::server::answer::{End, Part};
-use crate::server::delivery::{Assembly, Ids, Whole, event};
+use crate::server::delivery::{Assembly, Ids, Whole, event, joined};
 use crate::server::error::{ApiError, Dialect};
 
 /// Makes a response of pieces. Each method gives the events to tell; a response that is not streamed takes
@@ -232,7 +232,9 @@ impl Assembly for Builder {
 
     fn part(&mut self, _index: usize, part: Part) -> String {
         match part {
-            Part::Pieces { pieces, .. } => pieces.into_iter().map(|piece| self.piece(piece)).collect(),
+            Part::Pieces { pieces, .. } => {
+                joined(pieces).into_iter().map(|piece| self.piece(piece)).collect()
+            }
             Part::End(end) => self.finish(&end),
         }
     }
@@ -270,7 +272,7 @@ mod tests {
 
     fn parts() -> Vec<Part> {
         let f = || call("f", json!({"b": 1, "a": [2]}));
-        vec![thinking("h"), thinking("m"), text("Hel"), text("lo"), f(), f()]
+        vec![thinking("h"), thinking("m"), text("Hel"), text(""), text("lo"), f(), f()]
     }
 
     #[test]
