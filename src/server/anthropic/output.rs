@@ -266,7 +266,9 @@ impl Assembly for MessageStream {
 mod tests {
     use super::*;
     use crate::server::delivery::test_id;
-    use crate::server::delivery::testing::{bytes, call, end, one, text, thinking, whole};
+    use crate::server::delivery::testing::{
+        any_parts, bytes, call, end, events_of, one, pieces, text, thinking, whole,
+    };
 
     fn head(single: bool) -> Head {
         Head {
@@ -317,5 +319,42 @@ mod tests {
         snapshot("anthropic_stream_stop_sequence", bytes(stopped, stream(false)).await);
         let failed = vec![(0, Ok(text("a"))), (0, Err(ApiError::busy()))];
         snapshot("anthropic_stream_error", bytes(failed, stream(false)).await);
+    }
+
+    /// What a client makes of the events.
+    fn reassemble(events: &[Json]) -> Vec<Json> {
+        let mut content: Vec<Json> = Vec::new();
+        let mut arguments = String::new();
+        for event in events {
+            if event["type"] == "content_block_start" {
+                assert_eq!(event["index"], content.len());
+                content.push(event["content_block"].clone());
+                arguments.clear();
+            }
+            let Some(block) = content.last_mut() else { continue };
+            let delta = &event["delta"];
+            let kind = delta["type"].as_str().unwrap_or_default();
+            if let Some(field) = kind.strip_suffix("_delta").filter(|f| *f != "input_json") {
+                let text = block[field].as_str().unwrap().to_owned() + delta[field].as_str().unwrap();
+                block[field] = text.into();
+            } else if kind == "input_json_delta" {
+                arguments += delta["partial_json"].as_str().unwrap();
+                block["input"] = serde_json::from_str(&arguments).unwrap();
+            }
+        }
+        content
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_stream_says_what_a_whole_response_says(parts in any_parts(), single: bool) {
+            let stream = MessageStream::new(head(single), test_id);
+            let events = events_of(&parts, Done::Stop, stream);
+            let parts = parts.into_iter().map(pieces).collect();
+            let response = message(&head(single), whole(parts, Done::Stop), test_id);
+            proptest::prop_assert_eq!(reassemble(&events), response.content);
+            let last = &events[events.len() - 2];
+            proptest::prop_assert_eq!(last["delta"]["stop_reason"].as_str(), response.stop_reason);
+        }
     }
 }
