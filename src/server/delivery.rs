@@ -31,28 +31,41 @@ pub struct Whole {
 impl Whole {
     /// All of the text.
     pub fn text(&self) -> String {
-        self.pieces
-            .iter()
-            .filter_map(|p| if let Piece::Text(t) = p { Some(t.as_str()) } else { None })
-            .collect()
+        let text = |piece: &Piece| match piece {
+            Piece::Text(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.pieces.iter().filter_map(text).collect()
     }
 
     /// All of the thinking.
     pub fn thinking(&self) -> String {
-        let thinking = |p| if let &Piece::Thinking(ref t) = p { Some(t.as_str()) } else { None };
+        let thinking = |piece: &Piece| match piece {
+            Piece::Thinking(text) => Some(text.clone()),
+            _ => None,
+        };
         self.pieces.iter().filter_map(thinking).collect()
     }
 }
 
-/// Adds pieces to those before them; text goes on with text, thinking with thinking.
+/// Adds pieces to those before them: text goes on with text, thinking with thinking, and what is empty is
+/// left out.
 pub fn append(all: &mut Vec<Piece>, pieces: Vec<Piece>) {
     for piece in pieces {
         match (all.last_mut(), piece) {
+            (_, Piece::Text(text) | Piece::Thinking(text)) if text.is_empty() => {}
             (Some(Piece::Text(before)), Piece::Text(text)) => before.push_str(&text),
             (Some(Piece::Thinking(before)), Piece::Thinking(text)) => before.push_str(&text),
             (_, piece) => all.push(piece),
         }
     }
+}
+
+/// The pieces of one part, joined.
+pub fn joined(pieces: Vec<Piece>) -> Vec<Piece> {
+    let mut all = Vec::new();
+    append(&mut all, pieces);
+    all
 }
 
 /// The parts of several answers as they come, each with the number of its answer.
@@ -116,7 +129,14 @@ pub trait Assembly: Send + 'static {
 /// # Errors
 /// The first thing that came was an error.
 pub async fn stream<A: Assembly>(answers: Vec<Answer>, assembly: A) -> Result<Response, ApiError> {
-    let mut parts = parts(answers);
+    respond(parts(answers), assembly).await
+}
+
+async fn respond<P, A>(mut parts: P, assembly: A) -> Result<Response, ApiError>
+where
+    P: Stream<Item = (usize, Result<Part, ApiError>)> + Send + Unpin + 'static,
+    A: Assembly,
+{
     // A prompt may take long to read: the client need not wait for its headers all that time.
     let first = match tokio::time::timeout(HEARTBEAT, parts.next()).await {
         Ok(Some((_, Err(error)))) => return Err(error),
@@ -250,8 +270,107 @@ pub mod testing {
         all.into_iter().map(|b| String::from_utf8(b.unwrap().to_vec()).unwrap()).collect()
     }
 
+    /// Any parts of an answer.
+    pub fn any_parts() -> impl proptest::strategy::Strategy<Value = Vec<Vec<Piece>>> {
+        use proptest::prelude::*;
+        let piece = prop_oneof![
+            ".{0,3}".prop_map(Piece::Text),
+            ".{0,3}".prop_map(Piece::Thinking),
+            any::<i32>().prop_map(|n| Piece::ToolCall {
+                name: "f".to_owned(),
+                arguments: serde_json::json!({"n": n}),
+            }),
+        ];
+        prop::collection::vec(prop::collection::vec(piece, 0..4), 0..6)
+    }
+
+    /// The data of each event of a stream of these parts.
+    pub fn events_of(parts: &[Vec<Piece>], done: Done, assembly: impl Assembly) -> Vec<serde_json::Value> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let parts = parts.iter().cloned().map(pieces).collect();
+        let text = runtime.block_on(bytes(one(parts, done), assembly));
+        let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+        data.map(|json| serde_json::from_str(json).unwrap()).collect()
+    }
+
     /// The parts of one answer and its end.
     pub fn one(parts: Vec<Part>, done: Done) -> Vec<(usize, Result<Part, ApiError>)> {
         parts.into_iter().chain([Part::End(end(done, None))]).map(|p| (0, Ok(p))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{bytes, end, text, thinking};
+    use super::*;
+    use crate::runtime::generate::Done;
+    use http_body_util::BodyExt as _;
+    use std::sync::Arc;
+
+    /// Writes what it is told.
+    struct Plain;
+
+    impl Assembly for Plain {
+        fn begin(&mut self) -> String {
+            "begin ".to_owned()
+        }
+        fn part(&mut self, index: usize, part: Part) -> String {
+            match part {
+                Part::Pieces { pieces, .. } if pieces.is_empty() => String::new(),
+                Part::Pieces { .. } => format!("part{index} "),
+                Part::End(_) => format!("end{index} "),
+            }
+        }
+        fn end(&mut self) -> String {
+            "over".to_owned()
+        }
+        fn error(&mut self, error: &ApiError) -> String {
+            error.message.clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_fails_first_has_its_own_status() {
+        let parts = stream::iter([(0, Err(ApiError::busy()))]);
+        assert_eq!(respond(parts, Plain).await.unwrap_err(), ApiError::busy());
+        let parts = stream::iter([(0, Ok(text("a"))), (1, Err(ApiError::stopping())), (0, Ok(text("b")))]);
+        let response = respond(parts, Plain).await.unwrap();
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "begin part0 the server is shutting down");
+    }
+
+    #[tokio::test]
+    async fn an_empty_write_is_none() {
+        let parts = [Part::Pieces { pieces: vec![], logprobs: vec![] }, Part::End(end(Done::Stop, None))];
+        let parts = parts.into_iter().map(|p| (0, Ok(p))).collect();
+        assert_eq!(bytes(parts, Plain).await, "begin end0 over");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_takes_its_answers_with_it() {
+        let held = Arc::new(());
+        let inside = held.clone();
+        let parts = stream::unfold((), move |()| {
+            let _held = inside.clone();
+            async { Some(((0, Ok(text("a"))), ())) }
+        });
+        let response = respond(Box::pin(parts), Plain).await.unwrap();
+        let mut body = response.into_body();
+        assert!(body.frame().await.is_some());
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(body);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn pieces_are_joined() {
+        let all = [text("a"), text(""), text("b"), thinking(""), thinking("c"), text("d")];
+        let pieces = all.into_iter().flat_map(|part| match part {
+            Part::Pieces { pieces, .. } => pieces,
+            Part::End(_) => Vec::new(),
+        });
+        let (text, thinking) = (|t: &str| Piece::Text(t.to_owned()), Piece::Thinking("c".to_owned()));
+        assert_eq!(joined(pieces.collect()), [text("ab"), thinking, text("d")]);
     }
 }

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::prompt::output::Piece;
 use crate::runtime::generate::Done;
 use crate::server::answer::{End, Part};
-use crate::server::delivery::{Assembly, Ids, Whole, append, event};
+use crate::server::delivery::{Assembly, Ids, Whole, append, event, joined};
 use crate::server::error::{ApiError, Dialect};
 
 /// What is known of a response before it begins.
@@ -233,7 +233,9 @@ impl Assembly for MessageStream {
 
     fn part(&mut self, _index: usize, part: Part) -> String {
         match part {
-            Part::Pieces { pieces, .. } => pieces.into_iter().map(|piece| self.piece(piece)).collect(),
+            Part::Pieces { pieces, .. } => {
+                joined(pieces).into_iter().map(|piece| self.piece(piece)).collect()
+            }
             Part::End(end) => {
                 let told = self.close(None);
                 let (reason, stop) = stop_reason(&end, self.calls > 0, &self.head.stops);
@@ -264,7 +266,9 @@ impl Assembly for MessageStream {
 mod tests {
     use super::*;
     use crate::server::delivery::test_id;
-    use crate::server::delivery::testing::{bytes, call, end, one, text, thinking, whole};
+    use crate::server::delivery::testing::{
+        any_parts, bytes, call, end, events_of, one, pieces, text, thinking, whole,
+    };
 
     fn head(single: bool) -> Head {
         Head {
@@ -285,7 +289,7 @@ mod tests {
 
     fn parts() -> Vec<Part> {
         let f = || call("f", json!({"b": 1, "a": [2]}));
-        vec![thinking("h"), thinking("m"), text("Hel"), text("lo"), f(), f()]
+        vec![thinking("h"), thinking("m"), text("Hel"), text(""), text("lo"), f(), f()]
     }
 
     #[test]
@@ -315,5 +319,42 @@ mod tests {
         snapshot("anthropic_stream_stop_sequence", bytes(stopped, stream(false)).await);
         let failed = vec![(0, Ok(text("a"))), (0, Err(ApiError::busy()))];
         snapshot("anthropic_stream_error", bytes(failed, stream(false)).await);
+    }
+
+    /// What a client makes of the events.
+    fn reassemble(events: &[Json]) -> Vec<Json> {
+        let mut content: Vec<Json> = Vec::new();
+        let mut arguments = String::new();
+        for event in events {
+            if event["type"] == "content_block_start" {
+                assert_eq!(event["index"], content.len());
+                content.push(event["content_block"].clone());
+                arguments.clear();
+            }
+            let Some(block) = content.last_mut() else { continue };
+            let delta = &event["delta"];
+            let kind = delta["type"].as_str().unwrap_or_default();
+            if let Some(field) = kind.strip_suffix("_delta").filter(|f| *f != "input_json") {
+                let text = block[field].as_str().unwrap().to_owned() + delta[field].as_str().unwrap();
+                block[field] = text.into();
+            } else if kind == "input_json_delta" {
+                arguments += delta["partial_json"].as_str().unwrap();
+                block["input"] = serde_json::from_str(&arguments).unwrap();
+            }
+        }
+        content
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_stream_says_what_a_whole_response_says(parts in any_parts(), single: bool) {
+            let stream = MessageStream::new(head(single), test_id);
+            let events = events_of(&parts, Done::Stop, stream);
+            let parts = parts.into_iter().map(pieces).collect();
+            let response = message(&head(single), whole(parts, Done::Stop), test_id);
+            proptest::prop_assert_eq!(reassemble(&events), response.content);
+            let last = &events[events.len() - 2];
+            proptest::prop_assert_eq!(last["delta"]["stop_reason"].as_str(), response.stop_reason);
+        }
     }
 }

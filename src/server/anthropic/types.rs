@@ -116,7 +116,7 @@ pub struct Message {
 /// A text, or blocks.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "it is neither a string nor a list of blocks, each with its `type`")]
-#[schema(as = anthropic::Content, no_recursion)]
+#[schema(as = anthropic::Content)]
 pub enum Content {
     /// A text.
     Text(String),

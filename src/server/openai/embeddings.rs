@@ -35,7 +35,7 @@ struct EmbeddingRequest {
     /// The model's name.
     model: String,
     /// A text, texts, tokens, or lists of tokens.
-    input: Texts,
+    input: Inputs,
     /// `float` or `base64`, the bytes of little-endian 32-bit floats.
     encoding_format: Option<String>,
     /// The values to keep of each embedding.
@@ -52,8 +52,8 @@ struct EmbeddingRequest {
     untagged,
     expecting = "it is neither a string, a list of strings, a list of tokens nor a list of those"
 )]
-#[schema(as = openai::Texts)]
-pub enum Texts {
+#[schema(as = openai::Inputs)]
+pub enum Inputs {
     /// One.
     Text(String),
     /// Several.
@@ -73,18 +73,18 @@ pub enum Text {
     Tokens(Vec<u32>),
 }
 
-impl Texts {
+impl Inputs {
     /// One by one.
     ///
     /// # Errors
     /// 400: there are none, or more than `most`, or a token is not in the vocabulary.
     pub fn each(self, field: &str, most: usize, tokenizer: &Tokenizer) -> Result<Vec<Text>, ApiError> {
         let all: Vec<Text> = match self {
-            Texts::Text(text) => vec![Text::Text(text)],
-            Texts::Texts(texts) => texts.into_iter().map(Text::Text).collect(),
-            Texts::Tokens(tokens) if tokens.is_empty() => Vec::new(),
-            Texts::Tokens(tokens) => vec![Text::Tokens(tokens)],
-            Texts::TokenLists(lists) => lists.into_iter().map(Text::Tokens).collect(),
+            Inputs::Text(text) => vec![Text::Text(text)],
+            Inputs::Texts(texts) => texts.into_iter().map(Text::Text).collect(),
+            Inputs::Tokens(tokens) if tokens.is_empty() => Vec::new(),
+            Inputs::Tokens(tokens) => vec![Text::Tokens(tokens)],
+            Inputs::TokenLists(lists) => lists.into_iter().map(Text::Tokens).collect(),
         };
         if all.is_empty() {
             return Err(ApiError::bad_request(format!("invalid {field}: it is empty")).param(field));
@@ -209,20 +209,18 @@ async fn create(
 }
 
 /// The tokens of each text.
-fn tokens(model: &Served, input: Texts, most: usize) -> Result<Vec<Vec<u32>>, ApiError> {
+fn tokens(model: &Served, input: Inputs, most: usize) -> Result<Vec<Vec<u32>>, ApiError> {
     let tokenizer = &model.loaded.tokenizer;
     let one = |text: Text| {
-        let mut tokens = match text {
+        let tokens = match text {
             Text::Tokens(tokens) => tokens,
+            // No text at all: as much of one as the vocabulary has.
+            Text::Text(text) if text.is_empty() => tokenizer.bos().or(tokenizer.eos()).into_iter().collect(),
             // A text that a user wrote leads to no control token.
             Text::Text(text) => {
                 tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })
             }
         };
-        if tokens.is_empty() {
-            // No text at all: as much of one as the vocabulary has.
-            tokens.extend(tokenizer.bos().or(tokenizer.eos()));
-        }
         match tokens.len() {
             0 => Err(invalid("input", "a text has no tokens")),
             n if n > model.context => {
@@ -289,11 +287,11 @@ mod tests {
 
     #[test]
     fn inputs_of_four_kinds() {
-        let read = |value| serde_json::from_value::<Texts>(value);
-        assert!(matches!(read(json!("a")).unwrap(), Texts::Text(_)));
-        assert!(matches!(read(json!(["a"])).unwrap(), Texts::Texts(_)));
-        assert!(matches!(read(json!([1, 2])).unwrap(), Texts::Tokens(_)));
-        assert!(matches!(read(json!([[1], [2]])).unwrap(), Texts::TokenLists(_)));
+        let read = |value| serde_json::from_value::<Inputs>(value);
+        assert!(matches!(read(json!("a")).unwrap(), Inputs::Text(_)));
+        assert!(matches!(read(json!(["a"])).unwrap(), Inputs::Texts(_)));
+        assert!(matches!(read(json!([1, 2])).unwrap(), Inputs::Tokens(_)));
+        assert!(matches!(read(json!([[1], [2]])).unwrap(), Inputs::TokenLists(_)));
         for bad in
             [json!(1), json!([-1]), json!([4_294_967_296_u64]), json!(["a", 1]), json!({}), json!([[1.5]])]
         {

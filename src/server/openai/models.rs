@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::routing::get;
 use serde::Serialize;
@@ -77,8 +78,9 @@ async fn list(State(app): State<Arc<App>>) -> Result<Json<Models>, ApiError> {
     responses((status = 200, description = "The model", body = Model), Failures))]
 async fn retrieve(
     State(app): State<Arc<App>>,
-    Path(segments): Path<Vec<(String, String)>>,
+    segments: Result<Path<Vec<(String, String)>>, PathRejection>,
 ) -> Result<Json<Model>, ApiError> {
+    let Path(segments) = segments.map_err(|e| fields::invalid("model", &e.body_text()))?;
     let text = segments.into_iter().map(|(_, segment)| segment).collect::<Vec<_>>().join("/");
     let stored = scheduler::find(&app, &fields::model(&text)?).await?;
     Ok(Json(model(&stored.name, stored.modified)))

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -150,11 +151,20 @@ impl ChatRequest {
         }
     }
 
+    /// True when the answer must follow a schema.
+    fn constrains(&self) -> bool {
+        self.response_format.is_some() || self.tool_choice.is_some()
+    }
+
     /// Gives an error's field the name it has here.
     fn rename(&self, error: ApiError) -> ApiError {
         match error.param.as_deref() {
             Some("think") if self.reasoning_effort.is_some() => error.param("reasoning_effort"),
             Some("think") => error.param("reasoning.effort"),
+            // What is wrong with a schema is found when it is compiled.
+            None if error.status == StatusCode::BAD_REQUEST && self.constrains() => {
+                error.param(if self.response_format.is_some() { "response_format" } else { "tools" })
+            }
             _ => error,
         }
     }

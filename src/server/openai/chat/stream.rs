@@ -4,7 +4,7 @@ use super::types::*;
 use crate::prompt::output::Piece;
 use crate::runtime::batch::TokenLogprob;
 use crate::server::answer::Part;
-use crate::server::delivery::{Assembly, append, data};
+use crate::server::delivery::{Assembly, data, joined};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::openai::logprobs::Logprobs;
 
@@ -87,9 +87,7 @@ impl Assembly for ChatStream {
         match part {
             Part::Pieces { pieces, logprobs } => {
                 self.choices[index].logprobs.extend(logprobs);
-                let mut joined = Vec::new();
-                append(&mut joined, pieces);
-                joined.into_iter().map(|piece| self.piece(index, piece)).collect()
+                joined(pieces).into_iter().map(|piece| self.piece(index, piece)).collect()
             }
             Part::End(end) => {
                 let mut text = String::new();
@@ -138,7 +136,7 @@ mod tests {
         let f = || call("f", json!({"b": 1, "a": [2]}));
         let mixed =
             pieces(vec![Piece::Thinking("m".into()), Piece::Text("He".into()), Piece::Text("l".into())]);
-        let parts = vec![thinking("h"), mixed, pieces(vec![]), text("lo"), f(), f()];
+        let parts = vec![thinking("h"), mixed, pieces(vec![]), text(""), text("lo"), f(), f()];
         snapshot("openai_chat_stream", 1, false, one(parts, Done::Stop)).await;
         snapshot("openai_chat_stream_empty", 1, true, one(vec![], Done::Length)).await;
         let interleaved = vec![

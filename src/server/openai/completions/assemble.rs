@@ -24,7 +24,7 @@ fn response(head: &Head, choices: Vec<Choice>, usage: Option<Option<Usage>>) -> 
 pub fn completion(head: Head, answers: Vec<Whole>, n: usize) -> Completion {
     let mut usage = Usage::default();
     let choice = |(index, answer): (usize, Whole)| {
-        usage.add(&answer.end, index % n == 0);
+        usage.add(&answer.end, index.is_multiple_of(n));
         Choice {
             text: answer.text(),
             index,
@@ -90,7 +90,7 @@ impl Assembly for CompletionStream {
             }
             Part::End(end) => {
                 if let Some(usage) = &mut self.usage {
-                    usage.add(&end, index % self.n == 0);
+                    usage.add(&end, index.is_multiple_of(self.n));
                 }
                 self.chunk(index, String::new(), Some(finish_reason(end.done, false)))
             }

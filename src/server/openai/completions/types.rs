@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use crate::server::openai::chat::{FINGERPRINT, Head, StreamOptions, Usage, finish_reason};
-use crate::server::openai::embeddings::Texts;
+use crate::server::openai::embeddings::Inputs;
 use crate::server::openai::logprobs::LegacyLogprobs;
 use crate::server::openai::sampling::OneOrMany;
 
@@ -18,7 +18,7 @@ pub struct CompletionRequest {
     /// The model's name.
     pub model: String,
     /// A text, texts, tokens, or lists of tokens.
-    pub prompt: Texts,
+    pub prompt: Inputs,
     /// The text after the completion; the model's template must know what to do with it.
     pub suffix: Option<String>,
     /// Tokens of a completion at most.

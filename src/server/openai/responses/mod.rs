@@ -32,6 +32,7 @@ const UNSUPPORTED: &[&str] = &[
     "max_tool_calls",
     "previous_response_id",
     "prompt",
+    "text.verbosity",
     "top_logprobs",
 ];
 

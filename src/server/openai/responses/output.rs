@@ -6,7 +6,7 @@ use super::types::{InputTokensDetails, OutputTokensDetails, Response, Usage};
 use crate::prompt::output::Piece;
 use crate::runtime::generate::Done;
 use crate::server::answer::{End, Part};
-use crate::server::delivery::{Assembly, Ids, Whole, event};
+use crate::server::delivery::{Assembly, Ids, Whole, event, joined};
 use crate::server::error::{ApiError, Dialect};
 
 /// Makes a response of pieces. Each method gives the events to tell; a response that is not streamed takes
@@ -232,7 +232,9 @@ impl Assembly for Builder {
 
     fn part(&mut self, _index: usize, part: Part) -> String {
         match part {
-            Part::Pieces { pieces, .. } => pieces.into_iter().map(|piece| self.piece(piece)).collect(),
+            Part::Pieces { pieces, .. } => {
+                joined(pieces).into_iter().map(|piece| self.piece(piece)).collect()
+            }
             Part::End(end) => self.finish(&end),
         }
     }
@@ -255,7 +257,9 @@ mod tests {
     use super::super::testing::request;
     use super::*;
     use crate::server::delivery::test_id;
-    use crate::server::delivery::testing::{bytes, call, one, text, thinking, whole};
+    use crate::server::delivery::testing::{
+        any_parts, bytes, call, events_of, one, pieces, text, thinking, whole,
+    };
 
     fn builder(single: bool) -> Builder {
         let request = request(json!({"instructions": "Be brief.", "max_output_tokens": 9}));
@@ -270,7 +274,7 @@ mod tests {
 
     fn parts() -> Vec<Part> {
         let f = || call("f", json!({"b": 1, "a": [2]}));
-        vec![thinking("h"), thinking("m"), text("Hel"), text("lo"), f(), f()]
+        vec![thinking("h"), thinking("m"), text("Hel"), text(""), text("lo"), f(), f()]
     }
 
     #[test]
@@ -299,5 +303,20 @@ mod tests {
         let done = events.iter().filter(|e| e["type"] == "response.output_item.done");
         let items: Vec<_> = done.map(|e| e["item"].clone()).collect();
         assert_eq!(events.last().unwrap()["response"]["output"], Json::Array(items));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_stream_ends_with_the_whole_response(parts in any_parts(), single: bool, cut: bool) {
+            let done = if cut { Done::Length } else { Done::Stop };
+            let events = events_of(&parts, done, builder(single));
+            let parts = parts.into_iter().map(pieces).collect();
+            let response = builder(single).whole(whole(parts, done));
+            let last = events.last().unwrap();
+            proptest::prop_assert_eq!(&last["response"], &serde_json::to_value(response).unwrap());
+            let items = events.iter().filter(|e| e["type"] == "response.output_item.done");
+            let items: Vec<_> = items.map(|e| e["item"].clone()).collect();
+            proptest::prop_assert_eq!(&last["response"]["output"], &Json::Array(items));
+        }
     }
 }
