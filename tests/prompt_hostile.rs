@@ -109,6 +109,54 @@ fn go_templates_over_a_budget_are_refused() {
     refused(go, &["template-budget"], &templates);
 }
 
+/// Steps that are cheap to count and dear to take: one call reads a long format, or makes much that
+/// a precision then cuts away.
+#[test]
+fn go_calls_that_cost_much_are_refused() {
+    let tools = [serde_json::json!({"type": "function", "function": {
+        "name": "f", "description": "d".repeat(1 << 20), "parameters": {"type": "object", "properties": {}}
+    }})];
+    let says = |i| ChatMessage::new(if i % 2 == 0 { "user" } else { "assistant" }, "x".repeat(100));
+    let messages: Vec<_> = (0..2000).map(says).collect();
+    let request = ChatRequest { tools: &tools, ..ChatRequest::new(&messages) };
+    let doubled = |format: &str, times: usize, then: &str| {
+        format!("{{{{$f := {format:?}}}}}{{{{range {times}}}}}{{{{$f = print $f $f}}}}{{{{end}}}}{then}")
+    };
+    for template in [
+        doubled("%[1].0s", 18, "{{range 100000}}{{$x := printf $f \"\"}}{{end}}"),
+        doubled("%[1].0s", 19, "{{range 100000}}{{$x := printf $f .}}{{end}}"),
+        doubled("%[1].0s", 16, "{{$f = printf $f .Tools}}{{$f}}"),
+        doubled("%[", 20, "{{range 100000}}{{$x := printf $f 1}}{{end}}"),
+        doubled("%[1", 19, "{{$x := printf $f 1}}{{range 100000}}{{$x = printf $f 1}}{{end}}"),
+        doubled("%*[1].1d", 18, "{{range 100000}}{{$x := printf $f 1}}{{end}}"),
+        doubled("a", 22, "{{$g := print $f \"\"}}{{range 400000}}{{if ne $f $g}}{{end}}{{end}}"),
+        doubled("a", 22, "{{range 400000}}{{$x := slice $f 0 1}}{{end}}"),
+        "{{range 100000}}{{$x := printf \"%.0s\" $.Tools}}{{end}}".to_owned(),
+        "{{range 100000}}{{$x := printf \"%.0s\" $.Messages}}{{end}}".to_owned(),
+        "{{range .Messages}}{{range $.Messages}}{{range $.Messages}}{{end}}{{end}}{{end}}".to_owned(),
+        "{{define \"a\"}}{{range $.Messages}}{{template \"a\" $}}{{end}}{{end}}{{template \"a\" .}}"
+            .to_owned(),
+    ] {
+        let start = Instant::now();
+        // Templates that name the messages are given all of them, and the tools.
+        let template = format!("{{{{with .Messages}}}}{{{{end}}}}{template}");
+        let parsed = Template::choose(Some(&template), None, Limits::SERVER).unwrap();
+        let result = parsed.render(&request, &SpecialTokens::default());
+        let took = start.elapsed();
+        if std::env::var_os("SHOW").is_some() {
+            eprintln!(
+                "{took:?} {template} {}",
+                result.as_ref().map_or_else(|e| e.to_string(), |t| t.len().to_string())
+            );
+        }
+        let errors = result.expect_err(&template);
+        assert!(["template-budget", "template-time"].contains(&errors.0[0].code), "{template}: {errors}");
+        assert!(took < bound(), "{template}: took {took:?}");
+    }
+    // As in Go, such a width ends the format.
+    assert_eq!(go("{{printf \"%1000000000d\" 1}}{{.Response}}").unwrap(), "%!(NOVERB)%!(EXTRA int=1)y");
+}
+
 #[test]
 fn malformed_go_templates_are_refused_without_recursion() {
     let deep = 1_000_000;

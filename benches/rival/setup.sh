@@ -3,7 +3,7 @@
 # package; BF16, three shards, float32), and llama.cpp, built from the sdist of llama-cpp-python.
 # Needs Python 3, a C++ compiler, and about 15 minutes on two cores.
 #
-# usage: setup.sh DIR
+# usage: setup.sh DIR [server]          with `server`, llama-server is built, too
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -37,5 +37,13 @@ if [ ! -x bin/llama-quantize ]; then
     c++ -O2 -std=c++17 -fopenmp -I"$source/include" -I"$source/ggml/include" "$here/reference.cpp" \
         build/src/libllama.a build/ggml/src/libggml.a build/ggml/src/libggml-cpu.a build/ggml/src/libggml-base.a \
         -o bin/reference
+fi
+if [ "${2:-}" = server ] && [ ! -x bin/llama-server ]; then
+    source=$(echo "$PWD"/sdist/llama_cpp_python-*/vendor/llama.cpp)
+    cmake -S "$source" -B build-server -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF \
+        -DLLAMA_OPENSSL=OFF -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+        -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_SERVER=ON
+    ninja -C build-server llama-server
+    cp build-server/bin/llama-server bin/
 fi
 echo "ready: $PWD"

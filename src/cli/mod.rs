@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::diagnostic::{Diagnostic, Errors, Result, Severity};
+use crate::prompt::isolated;
 use crate::store::Store;
 
 /// A compiler for language models: a Modelfile in, content-addressed artifacts out.
@@ -108,6 +109,10 @@ enum Command {
 
 /// Parses the process's arguments, runs the command, prints its diagnostics.
 pub fn main() -> ExitCode {
+    // Not a command: how `mdl` starts itself to render templates.
+    if std::env::args_os().nth(1).is_some_and(|first| first == isolated::CHILD_ARGUMENT) {
+        isolated::child_main();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

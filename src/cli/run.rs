@@ -11,7 +11,8 @@ use super::{Global, Interrupted, usage};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::ParameterValue;
 use crate::modelfile::parameters;
-use crate::prompt::ChatMessage;
+use crate::prompt::isolated::ChildCommand;
+use crate::prompt::{ChatMessage, Renderer};
 use crate::runtime::engine::Session;
 use crate::runtime::generate::{Done, Outcome};
 use crate::runtime::loaded::Loaded;
@@ -59,7 +60,8 @@ impl Run {
             set.push(parameter(text)?);
         }
         let options = GenerateOptions::from_parameters(&set)?;
-        let loaded = Loaded::open(&module, global.threads.filter(|n| *n > 0).or(options.num_thread))?;
+        let loaded = Loaded::open(&module, global.threads.filter(|n| *n > 0).or(options.num_thread))?
+            .with_renderer(Renderer::in_children(ChildCommand::current()?));
         let mut session = loaded.session(&options)?;
         let chat =
             Chat { global, run: &self, loaded, options, load: started.elapsed(), cancelled: on_interrupt()? };

@@ -9,6 +9,7 @@ use crate::ir;
 use super::go::GoTemplate;
 use super::jinja::JinjaTemplate;
 use super::limits::Limits;
+use super::output::OutputSyntax;
 
 /// One message.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -113,6 +114,7 @@ pub fn conversation(prompt: &ir::Prompt, request: &[ChatMessage]) -> Vec<ChatMes
 
 /// The template of a model.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a loaded model has one")]
 pub enum Template {
     /// A Modelfile's TEMPLATE.
     Go(GoTemplate),
@@ -124,8 +126,11 @@ impl Template {
     /// The template in force: the Modelfile's TEMPLATE, else the file's chat template, else one
     /// that is the user's words and nothing else.
     ///
+    /// A chat template is compiled when it is first rendered or checked, so that a `Renderer` can do
+    /// so in another process.
+    ///
     /// # Errors
-    /// The template that counts is malformed.
+    /// The TEMPLATE that counts is malformed, or the chat template is too large.
     pub fn choose(
         modelfile_template: Option<&str>,
         chat_template: Option<&str>,
@@ -134,7 +139,7 @@ impl Template {
         Ok(match (modelfile_template, chat_template) {
             (Some(text), _) => Template::Go(GoTemplate::parse("TEMPLATE", text, limits)?),
             (None, Some(text)) => {
-                Template::Jinja(JinjaTemplate::parse("tokenizer.chat_template", text, limits)?)
+                Template::Jinja(JinjaTemplate::unread("tokenizer.chat_template", text, limits)?)
             }
             (None, None) => Template::Go(GoTemplate::parse("TEMPLATE", "{{ .Prompt }}", limits)?),
         })
@@ -171,6 +176,14 @@ impl Template {
             )
             .code("template-suffix")
             .into()),
+        }
+    }
+
+    /// How the model writes thinking and calls.
+    pub fn output_syntax(&self) -> &OutputSyntax {
+        match self {
+            Template::Go(template) => template.output_syntax(),
+            Template::Jinja(template) => template.output_syntax(),
         }
     }
 

@@ -14,6 +14,7 @@ use super::chat::{ChatMessage, ChatRequest, Think};
 use super::go_values;
 use super::gotemplate::{Spent, Template, Value, ast};
 use super::limits::Limits;
+use super::output::{self, OutputSyntax};
 use super::thread::on_own_stack;
 
 /// A parsed TEMPLATE.
@@ -24,6 +25,8 @@ pub struct GoTemplate {
     open: Template,
     /// Every field and variable that is mentioned, in lower case.
     names: Vec<String>,
+    /// How the model writes thinking and calls.
+    syntax: OutputSyntax,
 }
 
 impl GoTemplate {
@@ -48,11 +51,12 @@ impl GoTemplate {
             root.push(response_node());
             templates.insert("".into(), Arc::new(root.clone()));
         }
+        let syntax = output::go_syntax(&root);
         let template = parsed.with_templates(templates.clone());
         ast::truncate_after(&mut root, "Response");
         templates.insert("".into(), Arc::new(root));
         let open = parsed.with_templates(templates);
-        Ok(GoTemplate { template, open, names })
+        Ok(GoTemplate { template, open, names, syntax })
     }
 
     /// The text it was read from.
@@ -63,6 +67,11 @@ impl GoTemplate {
     /// True when a field or variable of this name occurs, in lower case.
     pub fn mentions(&self, name: &str) -> bool {
         self.names.iter().any(|n| n == name)
+    }
+
+    /// How the model writes thinking and calls.
+    pub fn output_syntax(&self) -> &OutputSyntax {
+        &self.syntax
     }
 
     /// True when it has a place for a suffix.

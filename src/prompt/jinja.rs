@@ -8,10 +8,11 @@
 //! or a filter such as `string` or `join` walks it charges only once that is done. A list that holds
 //! another many times over (`[x, x]`, repeated), or a namespace that holds itself, takes more than
 //! the fuel there. Printing, `tojson` and methods are charged here, before the engine walks; what is
-//! left of the gap ends at the time limit.
+//! left of the gap ends at the time limit. Nor does fuel bound what the compiler does with constants.
+//! Templates that a server is given are therefore rendered in another process (`super::isolated`).
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::civil::DateTime;
 use minijinja::syntax::SyntaxConfig;
@@ -21,8 +22,9 @@ use crate::diagnostic::{Diagnostic, Errors, Result, Source, Span};
 
 use super::chat::{ChatRequest, SpecialTokens};
 use super::jinja_source;
-use super::jinja_values;
+use super::jinja_values::{self, Variables};
 use super::limits::Limits;
+use super::output::{self, OutputSyntax};
 use super::python;
 use super::thread::{on_own_stack, within};
 use super::tojson;
@@ -30,20 +32,28 @@ use super::tojson;
 /// The name the template has in its environment.
 const NAME: &str = "chat_template";
 
-/// A parsed chat template.
-#[derive(Debug)]
+/// A chat template. Clones share it.
+#[derive(Clone, Debug)]
 pub struct JinjaTemplate {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     source: Arc<Source>,
-    environment: Arc<Environment<'static>>,
     limits: Limits,
+    syntax: OutputSyntax,
+    /// The compiled template, once it is needed: compiling costs time that a source decides.
+    environment: OnceLock<Result<Environment<'static>>>,
 }
 
 impl JinjaTemplate {
-    /// Reads a template; `name` is what errors call it.
+    /// A template whose text is not compiled before it is needed. What is checked here costs time
+    /// in proportion to the text; `name` is what errors call it.
     ///
     /// # Errors
-    /// The text is not a Jinja template, or exceeds `limits`.
-    pub fn parse(name: &str, text: &str, limits: Limits) -> Result<JinjaTemplate> {
+    /// The text exceeds `limits`.
+    pub fn unread(name: &str, text: &str, limits: Limits) -> Result<JinjaTemplate> {
         if text.len() > limits.source_bytes {
             let message =
                 format!("the template has {} bytes; its source may have {}", text.len(), limits.source_bytes);
@@ -54,23 +64,48 @@ impl JinjaTemplate {
             let span = Span { source, range };
             return Err(Diagnostic::error(message).code("template-budget").at(&span).into());
         }
-        let mut environment = environment(&limits)?;
-        let text = jinja_source::without_generation_tags(text).into_owned();
-        let environment = on_own_stack(limits.stack_bytes, || {
-            environment.add_template_owned(NAME, text).map_err(|e| explain(&source, &e, &limits))?;
-            Ok(environment)
-        })?;
-        Ok(JinjaTemplate { source, environment: Arc::new(environment), limits })
+        let syntax = output::jinja_syntax(text);
+        Ok(JinjaTemplate { inner: Arc::new(Inner { source, limits, syntax, environment: OnceLock::new() }) })
+    }
+
+    /// Reads a template; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// The text is not a Jinja template, or exceeds `limits`.
+    pub fn parse(name: &str, text: &str, limits: Limits) -> Result<JinjaTemplate> {
+        let template = JinjaTemplate::unread(name, text, limits)?;
+        template.check()?;
+        Ok(template)
+    }
+
+    /// Compiles the text, within the limits.
+    ///
+    /// # Errors
+    /// The text is not a Jinja template, or takes too long.
+    pub fn check(&self) -> Result<()> {
+        let inner = self.inner.clone();
+        within(inner.limits.time, inner.limits.stack_bytes, move || inner.compiled().map(|_| ()))
     }
 
     /// The text it was read from.
-    pub fn source(&self) -> &Source {
-        &self.source
+    pub fn source(&self) -> &Arc<Source> {
+        &self.inner.source
+    }
+
+    /// The limits it is read and executed under.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// How the model writes thinking and calls.
+    pub fn output_syntax(&self) -> &OutputSyntax {
+        &self.inner.syntax
     }
 
     /// True when the template seems to have a place for tools.
     pub fn mentions_tools(&self) -> bool {
-        self.source.text.contains("tools") || self.source.text.contains("tool_call")
+        let text = &self.inner.source.text;
+        text.contains("tools") || text.contains("tool_call")
     }
 
     /// The text of a conversation.
@@ -78,33 +113,59 @@ impl JinjaTemplate {
     /// # Errors
     /// The template fails, raises an exception of its own, or exceeds a budget.
     pub fn render(&self, request: &ChatRequest<'_>, tokens: &SpecialTokens) -> Result<String> {
-        let limits = self.limits;
+        let limits = self.inner.limits;
         let variables =
             on_own_stack(limits.stack_bytes, || jinja_values::context(request, tokens, limits.nesting))?;
-        self.render_variables(variables, request.now)
+        let (inner, now) = (self.inner.clone(), request.now);
+        within(limits.time, limits.stack_bytes, move || inner.render(variables, now))
     }
 
-    fn render_variables(&self, mut variables: Vec<(String, Value)>, now: DateTime) -> Result<String> {
+    /// The text for `variables`, made on the present thread, which must have the stack that the
+    /// limits name, and without regard to their time. Without variables, the text is only compiled.
+    ///
+    /// # Errors
+    /// See [`JinjaTemplate::render`].
+    pub fn render_here(&self, variables: Option<Variables>, now: DateTime) -> Result<String> {
+        match variables {
+            Some(variables) => self.inner.render(variables, now),
+            None => self.inner.compiled().map(|_| String::new()),
+        }
+    }
+
+    /// The names of every function that templates can call besides `strftime_now`.
+    pub fn globals(&self) -> Vec<String> {
+        let Ok(environment) = self.inner.compiled() else { return Vec::new() };
+        let mut names: Vec<String> = environment.globals().map(|(name, _)| name.to_owned()).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+impl Inner {
+    fn compiled(&self) -> Result<&Environment<'static>> {
+        let compile = || {
+            let mut environment = environment(&self.limits)?;
+            let text = jinja_source::without_generation_tags(&self.source.text).into_owned();
+            let added = environment.add_template_owned(NAME, text);
+            added.map_err(|e| explain(&self.source, &e, &self.limits))?;
+            Ok(environment)
+        };
+        self.environment.get_or_init(compile).as_ref().map_err(Errors::clone)
+    }
+
+    fn render(&self, variables: Variables, now: DateTime) -> Result<String> {
+        let environment = self.compiled()?;
+        let mut variables = jinja_values::values(variables);
         let strftime_now = Value::from_function(move |format: &str| strftime(now, format));
         variables.push(("strftime_now".to_owned(), strftime_now));
-        let (source, environment, limits) = (self.source.clone(), self.environment.clone(), self.limits);
-        let text = within(limits.time, limits.stack_bytes, move || {
-            let template = environment.get_template(NAME);
-            let rendered = template.and_then(|t| t.render(Value::from_pairs(variables)));
-            rendered.map_err(|e| explain(&source, &e, &limits))
-        })?;
+        let template = environment.get_template(NAME);
+        let rendered = template.and_then(|t| t.render(Value::from_pairs(variables)));
+        let text = rendered.map_err(|e| explain(&self.source, &e, &self.limits))?;
         if text.len() > self.limits.output_bytes {
             let message = format!("the template makes more than {} bytes of text", self.limits.output_bytes);
             return Err(Diagnostic::error(message).code("template-budget").into());
         }
         Ok(text)
-    }
-
-    /// The names of every function that templates can call besides `strftime_now`.
-    pub fn globals(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.environment.globals().map(|(name, _)| name.to_owned()).collect();
-        names.sort_unstable();
-        names
     }
 }
 
@@ -212,15 +273,14 @@ fn range(source: &Source, error: &Error) -> Option<std::ops::Range<usize>> {
 #[cfg(test)]
 mod tests {
     use jiff::civil::datetime;
-    use minijinja::value::Serde;
     use serde_json::Value as Json;
 
     use super::*;
 
     fn render(template: &str, data: &Json) -> Result<String, String> {
-        let variables = data.as_object().unwrap().iter().map(|(k, v)| (k.clone(), Value::from(Serde(v))));
+        let variables = data.as_object().unwrap().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         JinjaTemplate::parse("template", template, Limits::DEFAULT)
-            .and_then(|t| t.render_variables(variables.collect(), datetime(2026, 11, 24, 13, 5, 9, 0)))
+            .and_then(|t| t.render_here(Some(variables), datetime(2026, 11, 24, 13, 5, 9, 0)))
             .map_err(|e| e.to_string())
     }
 
@@ -231,9 +291,29 @@ mod tests {
         let text = format!("{{% set a = [1] %}}{{% set b = [1] %}}{doubled}{{{{ a == b }}}}");
         let limits = Limits { time: std::time::Duration::from_millis(20), ..Limits::DEFAULT };
         let template = JinjaTemplate::parse("template", &text, limits).unwrap();
-        let now = datetime(2026, 11, 24, 13, 5, 9, 0);
-        let error = template.render_variables(Vec::new(), now).unwrap_err().to_string();
+        let error =
+            template.render(&ChatRequest::new(&[]), &SpecialTokens::default()).unwrap_err().to_string();
         assert!(error.contains("takes more than 0.02 seconds"), "{error}");
+    }
+
+    /// What a template can name is a list that grows only on purpose.
+    #[test]
+    fn functions_filters_and_tests_are_those_of_the_list() {
+        let environment = environment(&Limits::DEFAULT).unwrap();
+        let mut globals: Vec<_> = environment.globals().map(|(name, _)| name.to_owned()).collect();
+        globals.sort();
+        let mut report = format!("functions:\n  {}\n", globals.join("\n  "));
+        // The engine names its filters and tests nowhere else.
+        let shown = format!("{environment:?}");
+        for kind in ["filters", "tests"] {
+            let list = shown.split_once(&format!(" {kind}: [")).unwrap().1.split_once(']').unwrap().0;
+            report.push_str(&format!("{kind}:\n  {}\n", list.replace('"', "").replace(", ", "\n  ")));
+        }
+        insta::with_settings!({
+            snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots"),
+            prepend_module_to_snapshot => false,
+            omit_expression => true,
+        }, { insta::assert_snapshot!("prompt_jinja_names", report) });
     }
 
     #[test]

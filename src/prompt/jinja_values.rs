@@ -8,15 +8,19 @@ use crate::diagnostic::{Diagnostic, Result};
 
 use super::chat::{ChatMessage, ChatRequest, SpecialTokens, Think};
 
+/// Variables by name.
+pub type Variables = Vec<(String, Json)>;
+
+/// The variables as the engine has them.
+pub fn values(variables: Variables) -> Vec<(String, Value)> {
+    variables.into_iter().map(|(name, json)| (name, Value::from(Serde(json)))).collect()
+}
+
 /// The variables a chat template is given, except for functions.
 ///
 /// # Errors
 /// A tool or a call's arguments are nested deeper than `nesting`.
-pub fn context(
-    request: &ChatRequest<'_>,
-    tokens: &SpecialTokens,
-    nesting: usize,
-) -> Result<Vec<(String, Value)>> {
+pub fn context(request: &ChatRequest<'_>, tokens: &SpecialTokens, nesting: usize) -> Result<Variables> {
     for json in request.tools.iter().chain(calls(request.messages)) {
         if !is_shallow(json, nesting) {
             return Err(Diagnostic::error("a value given to the template is nested too deeply")
@@ -24,24 +28,22 @@ pub fn context(
                 .into());
         }
     }
-    let messages: Vec<Json> = request.messages.iter().map(message).collect();
+    let messages = request.messages.iter().map(message).collect();
     // Absent tools are `none`, as in transformers.
-    let tools = if request.tools.is_empty() { Value::from(()) } else { Value::from(Serde(request.tools)) };
+    let tools = if request.tools.is_empty() { Json::Null } else { Json::Array(request.tools.to_vec()) };
     let mut variables = vec![
-        ("messages".to_owned(), Value::from(Serde(&messages))),
+        ("messages".to_owned(), messages),
         ("tools".to_owned(), tools),
-        ("documents".to_owned(), Value::from(())),
-        ("add_generation_prompt".to_owned(), Value::from(request.add_generation_prompt)),
+        ("documents".to_owned(), Json::Null),
+        ("add_generation_prompt".to_owned(), json!(request.add_generation_prompt)),
     ];
-    let token = |name: &str, token: &Option<String>| {
-        token.as_ref().map(|t| (name.to_owned(), Value::from(t.as_str())))
-    };
+    let token = |name: &str, token: &Option<String>| token.as_ref().map(|t| (name.to_owned(), json!(t)));
     variables.extend(token("bos_token", &tokens.bos));
     variables.extend(token("eos_token", &tokens.eos));
     if let Some(think) = &request.think {
-        variables.push(("enable_thinking".to_owned(), Value::from(*think != Think::Off)));
+        variables.push(("enable_thinking".to_owned(), json!(*think != Think::Off)));
         if let Think::Level(level) = think {
-            variables.push(("reasoning_effort".to_owned(), Value::from(level.as_str())));
+            variables.push(("reasoning_effort".to_owned(), json!(level)));
         }
     }
     Ok(variables)

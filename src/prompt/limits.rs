@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The limits under which templates are read and executed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes of a template's source.
     pub source_bytes: usize,
@@ -22,7 +24,7 @@ pub struct Limits {
     pub tag_bytes: usize,
     /// Depth of blocks and template calls of an execution.
     pub depth: usize,
-    /// The longest that one execution may take, for what the fuel of the engine for Jinja misses.
+    /// The longest that one execution may take, for what fuel misses.
     pub time: Duration,
     /// Bytes of stack of the thread that a template is read and executed on.
     pub stack_bytes: usize,
@@ -42,6 +44,9 @@ impl Limits {
         time: Duration::from_secs(5),
         stack_bytes: 16 << 20,
     };
+
+    /// The limits of a server: many wait for each other, and none for long.
+    pub const SERVER: Limits = Limits { time: Duration::from_secs(1), ..Limits::DEFAULT };
 }
 
 impl Default for Limits {

@@ -2,7 +2,8 @@
 //!
 //! [`Template::choose`] picks a model's template and [`Template::render`] turns a [`ChatRequest`]
 //! into text. A template is hostile input: what it may cost is bounded by [`Limits`], and it can
-//! reach nothing but its arguments.
+//! reach nothing but its arguments. What the engine for Jinja does not bound, a process does: see
+//! [`isolated`].
 
 mod chat;
 mod go;
@@ -20,5 +21,6 @@ mod tojson;
 
 pub use chat::{ChatMessage, ChatRequest, SpecialTokens, Template, Think, ToolCall, conversation};
 pub use go::GoTemplate;
+pub use isolated::Renderer;
 pub use jinja::JinjaTemplate;
 pub use limits::Limits;

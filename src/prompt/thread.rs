@@ -37,12 +37,17 @@ pub fn within<T: Send + 'static>(
         .map_err(|e| Diagnostic::environment(format!("cannot start a thread for the template: {e}")))?;
     match receiver.recv_timeout(time) {
         Ok(result) => result,
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            let message = format!("the template takes more than {} seconds", time.as_secs_f32());
-            Err(Diagnostic::error(message).code("template-budget").into())
-        }
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(over_time(time).into()),
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(engine_failed().into()),
     }
+}
+
+/// What is said of a template that takes longer than `time`.
+pub fn over_time(time: Duration) -> Diagnostic {
+    let message = format!("the template takes more than {} seconds", time.as_secs_f32());
+    Diagnostic::error(message)
+        .code("template-time")
+        .help("a template for a conversation takes milliseconds: this one loops, or does harm")
 }
 
 fn engine_failed() -> Diagnostic {

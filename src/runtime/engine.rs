@@ -6,7 +6,7 @@ use mdl_kernels::TensorType;
 
 use super::backend::cpu::{Cpu, CpuOptions};
 use super::backend::{Backend, Column, State};
-use super::kv::{KvType, Shift};
+use super::kv::{KvType, PAGE, PageId, Shift};
 use super::program::{Memory, Program, Room};
 use super::weights::{Tensor, Tensors};
 use crate::diagnostic::{Diagnostic, Result};
@@ -70,25 +70,41 @@ impl Model {
     fn room(&self, options: &SessionOptions) -> Room {
         let context = options.context.max(1);
         let columns = options.columns.clamp(1, context);
-        let all_f32 = self.program().matrices.iter().all(|m| m.tensor_type() == TensorType::F32);
-        let kv = options.kv.unwrap_or(if all_f32 { KvType::F32 } else { KvType::F16 });
-        Room { pages: 0, context, columns, outputs: options.outputs.clamp(1, columns), kv }
+        let kv = options.kv.unwrap_or_else(|| self.usual_kv());
+        Room {
+            pages: context.div_ceil(PAGE),
+            context,
+            columns,
+            outputs: options.outputs.clamp(1, columns),
+            kv,
+        }
     }
 
-    /// Stub.
-    pub fn memory_of(&self, room: &Room) -> Memory {
-        self.program().memory(room)
-    }
-    /// Stub.
+    /// How keys and values are stored where nobody says: float32 beside float32 weights, else half
+    /// precision.
     pub fn usual_kv(&self) -> KvType {
-        KvType::F16
+        let all_f32 = self.program().matrices.iter().all(|m| m.tensor_type() == TensorType::F32);
+        if all_f32 { KvType::F32 } else { KvType::F16 }
     }
+
     /// The memory that a session takes beside the weights, known before it is made.
     pub fn memory(&self, options: &SessionOptions) -> Memory {
-        let room = self.room(options);
-        let memory = self.program().memory(&room);
-        let scratch = self.backend.scratch_bytes(&room);
+        self.memory_of(&self.room(options))
+    }
+
+    /// The memory that a room takes beside the weights.
+    pub fn memory_of(&self, room: &Room) -> Memory {
+        let memory = self.program().memory(room);
+        let scratch = self.backend.scratch_bytes(room);
         Memory { buffers: memory.buffers.saturating_add(scratch), ..memory }
+    }
+
+    /// Buffers, and a cache for many sequences.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn state(&self, room: &Room) -> Result<Box<dyn State>> {
+        self.backend.state(room)
     }
 
     /// A session with an empty context.
@@ -98,7 +114,8 @@ impl Model {
     pub fn session(&self, options: &SessionOptions) -> Result<Session> {
         let room = self.room(options);
         let state = self.backend.state(&room)?;
-        Ok(Session { model: self.clone(), room, state, tokens: Vec::new(), columns: Vec::new() })
+        let pages = (0..room.pages).map(|i| PageId(i as u32)).collect();
+        Ok(Session { model: self.clone(), room, state, pages, tokens: Vec::new(), columns: Vec::new() })
     }
 }
 
@@ -107,6 +124,8 @@ pub struct Session {
     model: Model,
     room: Room,
     state: Box<dyn State>,
+    /// The only sequence's pages.
+    pages: Vec<PageId>,
     /// What the cache holds, position by position.
     tokens: Vec<u32>,
     columns: Vec<Column>,
@@ -228,7 +247,7 @@ impl Session {
     /// tokens. Returns how many were dropped; 0 when `num_keep` leaves nothing to drop.
     pub fn shift(&mut self, num_keep: usize) -> usize {
         let Some(shift) = Shift::half(self.tokens.len(), num_keep) else { return 0 };
-        self.state.shift(shift);
+        self.state.shift(shift, &self.pages, &self.pages);
         self.tokens.drain(shift.keep..shift.keep + shift.discard);
         shift.discard
     }
@@ -255,8 +274,12 @@ impl Session {
         let first = self.tokens.len();
         self.columns.clear();
         let columns = tokens.iter().enumerate();
-        self.columns.extend(columns.map(|(i, token)| Column { token: *token, position: first + i }));
-        self.state.step(&self.columns, outputs)?;
+        self.columns.extend(columns.map(|(i, token)| Column {
+            token: *token,
+            position: first + i,
+            sequence: 0,
+        }));
+        self.state.step(&self.columns, &[&self.pages], outputs)?;
         self.tokens.extend_from_slice(tokens);
         Ok(())
     }
@@ -337,6 +360,109 @@ mod tests {
         }
     }
 
+    /// Several sequences in one step, in pages of any order: the same bits as each alone.
+    #[test]
+    fn a_sequence_does_not_depend_on_others() {
+        let spec = rich();
+        for level in Level::available() {
+            let model = model(&spec, TensorType::Q4_0, 2, level);
+            let expected = all_logits(&model, 1);
+            let room = Room { pages: 12, context: 32, columns: 32, outputs: 32, kv: KvType::F16 };
+            let mut state = model.state(&room).unwrap();
+            let pages = |ids: [u32; 2]| ids.map(PageId);
+            let tables = [pages([7, 3]), pages([0, 11]), pages([5, 2])];
+            // How many tokens of each sequence a step takes, each time.
+            let mut done = [0; 3];
+            for round in [[3, 1, 5], [1, 8, 0], [9, 1, 1], [1, 1, 15], [7, 10, 0]] {
+                let mut columns = Vec::new();
+                for (sequence, n) in round.into_iter().enumerate() {
+                    for _ in 0..n {
+                        let position = done[sequence];
+                        columns.push(Column { token: TOKENS[position], position, sequence });
+                        done[sequence] += 1;
+                    }
+                }
+                let tables: Vec<&[PageId]> = tables.iter().map(|t| t.as_slice()).collect();
+                let outputs: Vec<usize> = (0..columns.len()).collect();
+                state.step(&columns, &tables, &outputs).unwrap();
+                for (column, logits) in columns.iter().zip(state.all_logits()) {
+                    let size = logits.len();
+                    let alone = &expected[column.position * size..(column.position + 1) * size];
+                    assert!(
+                        logits.iter().map(|v| v.to_bits()).eq(alone.iter().copied()),
+                        "{level:?} {column:?}"
+                    );
+                }
+            }
+            assert_eq!(done, [21; 3]);
+        }
+    }
+
+    /// A copied page and a shift into other pages leave what they read as it was.
+    #[test]
+    fn pages_are_copied_and_shifted_apart() {
+        let model = model(&rich(), TensorType::Q8_0, 2, Level::current());
+        let room = Room { pages: 8, context: 32, columns: 32, outputs: 1, kv: KvType::F16 };
+        let mut state = model.state(&room).unwrap();
+        let columns = |sequence, range: std::ops::Range<usize>| -> Vec<Column> {
+            range.map(|position| Column { token: TOKENS[position], position, sequence }).collect()
+        };
+        let own = [PageId(1), PageId(2)];
+        state.step(&columns(0, 0..20), &[&own], &[]).unwrap();
+        state.copy_page(PageId(2), PageId(6));
+        let shared = [PageId(1), PageId(6)];
+        let mut next = |tables: &[&[PageId]]| {
+            state.step(&columns(0, 20..21), tables, &[0]).unwrap();
+            let logits = state.logits(0).to_vec();
+            let hidden = state.hidden(0);
+            (logits, hidden)
+        };
+        let expected = next(&[&own]);
+        assert_eq!(next(&[&shared]), expected);
+        let mut session = model.session(&options(32)).unwrap();
+        assert_eq!(session.prefill(&TOKENS).unwrap(), expected.0);
+        let shift = Shift { keep: 3, discard: 9, len: 20 };
+        let apart = [PageId(4)];
+        state.shift(shift, &own, &apart);
+        let column = [Column { token: 2, position: 11, sequence: 0 }];
+        state.step(&column, &[&apart], &[0]).unwrap();
+        session.truncate(20);
+        assert_eq!(session.shift(3), 9);
+        assert_eq!(session.decode(2).unwrap(), state.logits(0));
+        state.step(&columns(0, 20..21), &[&own], &[0]).unwrap();
+        assert_eq!(state.logits(0), expected.0);
+    }
+
+    /// A cache of fewer bits gives logits that are close, the same on every level and whatever the steps.
+    #[test]
+    fn fewer_bits_are_close() {
+        let mut spec = testing::spec(false);
+        spec.attention.key_length = 32;
+        spec.attention.value_length = 32;
+        spec.rope.dims = 32;
+        let logits = |kv, level, columns| {
+            let model = model(&spec, TensorType::Q8_0, 2, level);
+            let mut session = model.session(&SessionOptions { kv: Some(kv), ..options(columns) })?;
+            session.prefill(&TOKENS).map(|l| l.to_vec())
+        };
+        let exact = logits(KvType::F16, Level::current(), 8).unwrap();
+        let size = exact.iter().map(|v| v.abs()).fold(0.0, f32::max);
+        for (kv, close) in [(KvType::Q8_0, 0.02), (KvType::Q4_0, 0.25)] {
+            let expected = logits(kv, Level::Portable, 1).unwrap();
+            for (a, b) in expected.iter().zip(&exact) {
+                assert!((a - b).abs() < close * size, "{kv:?} {a} {b} of {size}");
+            }
+            for level in Level::available() {
+                assert_eq!(logits(kv, level, 21).unwrap(), expected);
+            }
+        }
+        spec.attention.key_length = 24;
+        spec.rope.dims = 24;
+        let model = model(&spec, TensorType::F32, 1, Level::current());
+        let error = model.session(&SessionOptions { kv: Some(KvType::Q8_0), ..options(8) }).err().unwrap();
+        assert!(error.to_string().contains("multiple of 32"));
+    }
+
     /// Factors that are all alike are linear scaling.
     #[test]
     fn rope_factors_divide_the_frequencies() {
@@ -386,6 +512,8 @@ mod tests {
     fn a_shift_moves_the_cache() {
         for (kv, rope) in [
             (KvType::F16, RopeKind::None),
+            (KvType::Q8_0, RopeKind::None),
+            (KvType::Q4_0, RopeKind::None),
             (KvType::F32, RopeKind::None),
             (KvType::F32, RopeKind::Norm),
             (KvType::F32, RopeKind::Neox),

@@ -1,10 +1,12 @@
 //! The shape of the KV cache.
 //!
 //! A block of the model has one plane: a column for each head's keys, then one for each head's
-//! values. Keys lie in groups of sixteen positions, transposed (`[context / 16, key_length, 16]`), values as
-//! they come (`[context, value_length]`), which is how [`mdl_kernels::ops::attention`] reads them.
+//! values. A column is cut into pages of sixteen positions, which is how [`mdl_kernels::ops::attention`] reads
+//! them; a sequence has a table of its pages, and sequences that begin alike can share them.
 
-use mdl_kernels::ops::attention::{KEY_BLOCK, key_index};
+use mdl_kernels::ops::attention::key_index;
+pub use mdl_kernels::ops::attention::{PAGE, PageId, slot};
+use mdl_kernels::ops::kv_quantized::KvBlocks;
 
 use crate::families::spec::DecoderSpec;
 
@@ -16,22 +18,46 @@ pub enum KvType {
     F16,
     /// Float32: twice the memory, and nothing is rounded.
     F32,
+    /// Blocks of 32 values of eight bits: about half of the memory of half precision.
+    Q8_0,
+    /// Blocks of 32 values of four bits: about a quarter.
+    Q4_0,
 }
 
-/// Stub.
-pub const PAGE: usize = 16;
-
 impl KvType {
-    /// Stub.
-    pub fn parse(_t: &str) -> Option<KvType> {
-        None
+    /// A type by its name.
+    pub fn parse(text: &str) -> Option<KvType> {
+        match text {
+            "f16" => Some(KvType::F16),
+            "f32" => Some(KvType::F32),
+            "q8_0" => Some(KvType::Q8_0),
+            "q4_0" => Some(KvType::Q4_0),
+            _ => None,
+        }
     }
 
-    /// Bytes of a value.
+    /// Bytes of an element of the cache's planes; of blocks, two bytes are one.
     pub const fn bytes(self) -> usize {
         match self {
-            KvType::F16 => 2,
             KvType::F32 => 4,
+            KvType::F16 | KvType::Q8_0 | KvType::Q4_0 => 2,
+        }
+    }
+
+    /// The blocks, where the values are in some.
+    pub const fn blocks(self) -> Option<KvBlocks> {
+        match self {
+            KvType::Q8_0 => Some(KvBlocks::Q8_0),
+            KvType::Q4_0 => Some(KvBlocks::Q4_0),
+            _ => None,
+        }
+    }
+
+    /// Elements of a key or value of `length` values.
+    pub const fn row(self, length: usize) -> usize {
+        match self.blocks() {
+            None => length,
+            Some(blocks) => blocks.row_bytes(length) / 2,
         }
     }
 }
@@ -45,19 +71,22 @@ pub struct KvLayout {
     pub key_length: usize,
     /// Values of a value.
     pub value_length: usize,
-    /// Positions there is room for.
-    pub context: usize,
+    /// Pages there is room for.
+    pub pages: usize,
+    /// How they are stored.
+    pub kv: KvType,
 }
 
 impl KvLayout {
-    /// The layout of a model's cache for `context` positions.
-    pub fn new(spec: &DecoderSpec, context: usize) -> KvLayout {
+    /// The layout of a model's cache of `pages` pages.
+    pub fn new(spec: &DecoderSpec, pages: usize, kv: KvType) -> KvLayout {
         let attention = &spec.attention;
         KvLayout {
             heads: attention.head_count_kv,
             key_length: attention.key_length,
             value_length: attention.value_length,
-            context,
+            pages,
+            kv,
         }
     }
 
@@ -66,34 +95,34 @@ impl KvLayout {
         2 * self.heads
     }
 
-    /// Values of a column; `None` when the number does not fit.
+    /// Elements of a column; `None` when the number does not fit.
     pub fn width(&self) -> Option<usize> {
-        let context = self.context.checked_next_multiple_of(KEY_BLOCK)?;
-        context.checked_mul(self.key_length.max(self.value_length))
+        let row = self.kv.row(self.key_length.max(self.value_length));
+        self.pages.checked_mul(PAGE)?.checked_mul(row)
     }
 
     /// Bytes of a block's plane; `None` when the number does not fit.
-    pub fn bytes(&self, kv: KvType) -> Option<usize> {
-        self.width()?.checked_mul(self.columns())?.checked_mul(kv.bytes())
+    pub fn bytes(&self) -> Option<usize> {
+        self.width()?.checked_mul(self.columns())?.checked_mul(self.kv.bytes())
     }
 
-    /// Writes the key of `position` into a head's column.
-    pub fn put_key<T: Copy>(&self, column: &mut [T], position: usize, key: &[T]) {
+    /// Writes the key of a slot into a head's column.
+    pub fn put_key<T: Copy>(&self, column: &mut [T], slot: usize, key: &[T]) {
         for (i, v) in key.iter().enumerate() {
-            column[key_index(position, i, self.key_length)] = *v;
+            column[key_index(slot, i, self.key_length)] = *v;
         }
     }
 
-    /// Reads the key of `position` from a head's column.
-    pub fn get_key<T: Copy>(&self, column: &[T], position: usize, key: &mut [T]) {
+    /// Reads the key of a slot from a head's column.
+    pub fn get_key<T: Copy>(&self, column: &[T], slot: usize, key: &mut [T]) {
         for (i, v) in key.iter_mut().enumerate() {
-            *v = column[key_index(position, i, self.key_length)];
+            *v = column[key_index(slot, i, self.key_length)];
         }
     }
 
-    /// Writes the value of `position` into a head's column.
-    pub fn put_value<T: Copy>(&self, column: &mut [T], position: usize, value: &[T]) {
-        column[position * self.value_length..][..self.value_length].copy_from_slice(value);
+    /// Writes the value of a slot into a head's column.
+    pub fn put_value<T: Copy>(&self, column: &mut [T], slot: usize, value: &[T]) {
+        column[slot * self.value_length..][..self.value_length].copy_from_slice(value);
     }
 }
 
@@ -124,9 +153,9 @@ mod tests {
 
     #[test]
     fn keys_and_values_come_back() {
-        let layout = KvLayout { heads: 1, key_length: 6, value_length: 4, context: 20 };
+        let layout = KvLayout { heads: 1, key_length: 6, value_length: 4, pages: 2, kv: KvType::F16 };
         assert_eq!(layout.width(), Some(32 * 6));
-        assert_eq!(layout.bytes(KvType::F16), Some(2 * 32 * 6 * 2));
+        assert_eq!(layout.bytes(), Some(2 * 32 * 6 * 2));
         let mut keys = vec![0u16; 32 * 6];
         let mut values = vec![0u16; 32 * 6];
         for p in 0..20u16 {
@@ -152,7 +181,8 @@ mod tests {
 
     #[test]
     fn too_large_a_context_is_no_number() {
-        let layout = KvLayout { heads: 8, key_length: 128, value_length: 128, context: usize::MAX };
-        assert_eq!(layout.bytes(KvType::F32), None);
+        let layout =
+            KvLayout { heads: 8, key_length: 128, value_length: 128, pages: usize::MAX, kv: KvType::F32 };
+        assert_eq!(layout.bytes(), None);
     }
 }

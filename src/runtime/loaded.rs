@@ -16,7 +16,7 @@ use super::weights::{Bytes, Tensor};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::families;
 use crate::ir::{Expr, Module, Prompt};
-use crate::prompt::{self, ChatMessage, ChatRequest, SpecialTokens, Template};
+use crate::prompt::{self, ChatMessage, ChatRequest, Renderer, SpecialTokens, Template};
 use crate::tokenizer::{EncodeOptions, Tokenizer, Utf8Stream};
 
 /// A model that can answer.
@@ -26,8 +26,10 @@ pub struct Loaded {
     /// Text to tokens and back.
     pub tokenizer: Tokenizer,
     template: Template,
+    renderer: Renderer,
     special: SpecialTokens,
     prompt: Prompt,
+    pooling_type: Option<u64>,
 }
 
 impl Loaded {
@@ -48,7 +50,16 @@ impl Loaded {
         )?;
         let options = CpuOptions { threads, level: None };
         let model = Model::load(spec, tensors(module)?, &options)?;
-        Ok(Loaded { model, tokenizer, template, special, prompt: module.prompt.clone() })
+        let (renderer, prompt) = (Renderer::in_process(), module.prompt.clone());
+        let architecture = module.architecture().unwrap_or("");
+        let pooling_type = module.metadata.u64(&format!("{architecture}.pooling_type"));
+        Ok(Loaded { model, tokenizer, template, renderer, special, prompt, pooling_type })
+    }
+
+    /// The same model, whose templates are rendered by `renderer`; without, they are rendered in this
+    /// process.
+    pub fn with_renderer(self, renderer: Renderer) -> Loaded {
+        Loaded { renderer, ..self }
     }
 
     /// The text that the model reads for a conversation: its own SYSTEM and MESSAGEs first.
@@ -57,17 +68,17 @@ impl Loaded {
     /// The template fails.
     pub fn render(&self, messages: &[ChatMessage]) -> Result<String> {
         let messages = prompt::conversation(&self.prompt, messages);
-        self.template.render(&ChatRequest::new(&messages), &self.special)
-    }
-
-    /// Stub.
-    pub fn with_renderer(self, _renderer: crate::prompt::isolated::Renderer) -> Loaded {
-        self
+        self.renderer.render(&self.template, &ChatRequest::new(&messages), &self.special)
     }
 
     /// The model's template.
     pub fn template(&self) -> &Template {
         &self.template
+    }
+
+    /// How hidden states become an embedding, as GGUF numbers it: 1 mean, 2 first token, 3 last token.
+    pub fn pooling_type(&self) -> Option<u64> {
+        self.pooling_type
     }
 
     /// What the Modelfile says: SYSTEM, MESSAGEs, parameters.
@@ -82,7 +93,7 @@ impl Loaded {
     /// The template is malformed or fails.
     pub fn render_request(&self, request: &ChatRequest<'_>, template: Option<&str>) -> Result<String> {
         match template {
-            None => self.template.render(request, &self.special),
+            None => self.renderer.render(&self.template, request, &self.special),
             Some(text) => {
                 let template = Template::choose(Some(text), None, prompt::Limits::default())?;
                 template.render(request, &self.special)

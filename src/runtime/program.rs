@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use mdl_kernels::ops::activation::{ActivationBlock, BLOCK};
-use mdl_kernels::ops::matmul::takes_blocks;
+use mdl_kernels::ops::matmul::{Packed, takes_blocks};
 use mdl_kernels::ops::rope::Frequencies;
 
 use super::kv::{KvLayout, KvType};
@@ -143,6 +143,14 @@ impl Op {
         }
     }
 
+    /// The weights that are multiplied with.
+    pub fn weights(&self) -> &[MatrixId] {
+        match self {
+            Op::MatMul { weights, .. } => weights,
+            _ => &[],
+        }
+    }
+
     /// True when what is in `buffer` matters to the operation.
     pub fn reads(&self, buffer: BufferId) -> bool {
         match self {
@@ -201,9 +209,9 @@ impl Memory {
 /// How much a session has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Stub.
+    /// Pages of the KV cache.
     pub pages: usize,
-    /// Positions of the KV cache.
+    /// Positions of a sequence at most.
     pub context: usize,
     /// Columns of a step at most.
     pub columns: usize,
@@ -227,8 +235,8 @@ impl Program {
 
     /// The memory that `room` takes, known before anything is allocated.
     pub fn memory(&self, room: &Room) -> Memory {
-        let layout = KvLayout::new(&self.spec, room.context);
-        let block = layout.bytes(room.kv).map_or(u64::MAX, |b| b as u64);
+        let layout = KvLayout::new(&self.spec, room.pages, room.kv);
+        let block = layout.bytes().map_or(u64::MAX, |b| b as u64);
         let buffers = self.buffers.iter().map(|buffer| {
             let columns = match buffer.extent {
                 Extent::Columns => room.columns,
@@ -244,11 +252,17 @@ impl Program {
 
     /// Bytes of weights that one step reads.
     pub fn weight_bytes(&self) -> u64 {
-        let ids = self.ops.iter().flat_map(|op| match op {
-            Op::MatMul { weights, .. } => weights.as_slice(),
-            _ => &[],
-        });
+        let ids = self.ops.iter().flat_map(Op::weights);
         ids.map(|id| self.matrices[id.0].byte_len() as u64).sum()
+    }
+
+    /// Bytes of the weights as a backend keeps them, in panels, beside the file.
+    pub fn packed_bytes(&self) -> u64 {
+        let mut ids: Vec<usize> = self.ops.iter().flat_map(Op::weights).map(|id| id.0).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let bytes = |id: usize| Packed::bytes(&self.matrices[id].weight()).unwrap_or(0) as u64;
+        ids.into_iter().map(bytes).fold(0, u64::saturating_add)
     }
 
     /// True when matrix `id` is multiplied with blocks.

@@ -13,7 +13,7 @@ use super::guard::Keys;
 use super::metrics::Metrics;
 use super::scheduler::Scheduler;
 use crate::diagnostic::Result;
-use crate::prompt::isolated::Renderer;
+use crate::prompt::isolated::{ChildCommand, Renderer};
 use crate::store::Store;
 
 /// Blobs that are uploaded at once; more wait.
@@ -54,7 +54,7 @@ impl App {
     /// # Errors
     /// The file of keys cannot be read, or the system refuses what a chat template is rendered in.
     pub fn new(store: Store, config: Config) -> Result<Arc<App>> {
-        let renderer = Renderer::for_server()?;
+        let renderer = Renderer::in_children(ChildCommand::current()?);
         let keys = config.api_keys_file.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
         let app = Arc::new(App {
             scheduler: Scheduler::new(&config),

@@ -73,7 +73,7 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
     if let Some(origin) = origin {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
     response
 }
@@ -197,7 +197,7 @@ impl Keys {
 }
 
 fn authorize(app: &App, headers: &HeaderMap, path: &str) -> Result<(), ApiError> {
-    if app.keys.0.is_empty() || WITHOUT_KEY.contains(&path) {
+    if app.keys.0.is_empty() || WITHOUT_KEY.contains(&path) || super::page::is_page(path) {
         return Ok(());
     }
     let text = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok());

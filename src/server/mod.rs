@@ -11,6 +11,7 @@
 //! | [`observe`], [`metrics`] | request ids, logs, counters |
 //! | [`scheduler`] | which models are loaded; who waits |
 //! | [`answer`] | from messages to parts of an answer, the same for every dialect |
+//! | [`fields`], [`delivery`], [`failures`] | what the OpenAI and Anthropic dialects share: strict fields, streams, documented errors |
 //! | [`describe`] | what a stored model is, without loading it |
 //! | [`ollama`], [`openai`], [`anthropic`] | the dialects: JSON in, JSON out |
 //! | [`operations`] | health, metrics, the API's description |
@@ -21,8 +22,11 @@ mod anthropic;
 pub mod app;
 mod body;
 pub mod config;
+mod delivery;
 mod describe;
 mod error;
+mod failures;
+mod fields;
 mod guard;
 pub mod limits;
 mod listen;

@@ -1,8 +1,8 @@
 //! Attention of a group of query heads over one key/value head.
 //!
-//! Keys are stored sixteen positions at a time, transposed: `[context / 16, key_length, 16]`, so a
-//! lane is a position and a score is one sum over the key's values, in order. Values are stored
-//! as they come: `[context, value_length]`.
+//! Keys and values are stored in pages of sixteen positions, which can lie anywhere: a sequence has a table
+//! of its pages. Keys are transposed within a page: `[pages, key_length, 16]`, so a lane is a position and a
+//! score is one sum over the key's values, in order. Values are stored as they come: `[pages, 16, value_length]`.
 //!
 //! For a query with positions `start..end`: scores `s[p] = scale * (q . k[p])` (capped where asked), their
 //! maximum `m`, weights `w[p] = e^(s[p] - m)`, the sum `z` of the weights over sixteen lanes from
@@ -11,12 +11,32 @@
 use std::ops::Range;
 
 use super::elementwise::exp;
+use super::kv_quantized::KvBlocks;
 use super::on_level;
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, Simd, f16_to_f32};
 use crate::Level;
 
-/// Positions in a block of keys.
-pub const KEY_BLOCK: usize = LANES;
+/// Positions of a page.
+pub const PAGE: usize = LANES;
+
+/// A page of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PageId(pub u32);
+
+impl PageId {
+    /// Its place among the pages.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Where the position `position` of a sequence is, counted over all pages: its slot.
+///
+/// # Panics
+/// If the table has no such page.
+pub fn slot(pages: &[PageId], position: usize) -> usize {
+    pages[position / PAGE].index() * PAGE + position % PAGE
+}
 
 /// Stored keys or values of one head.
 #[derive(Clone, Copy)]
@@ -25,17 +45,67 @@ pub enum Cached<'a> {
     F16(&'a [u16]),
     /// Float32.
     F32(&'a [f32]),
+    /// Blocks.
+    Blocks(KvBlocks, &'a [u8]),
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+    match bytes[at..].first_chunk() {
+        Some(chunk) => chunk,
+        None => panic!("{N} bytes from {at} are beyond the cache"),
+    }
 }
 
 impl Cached<'_> {
-    fn len(&self) -> usize {
+    /// Slots there are for rows of `length` values.
+    fn slots(&self, length: usize) -> usize {
         match self {
-            Cached::F16(v) => v.len(),
-            Cached::F32(v) => v.len(),
+            Cached::F16(v) => v.len() / length,
+            Cached::F32(v) => v.len() / length,
+            Cached::Blocks(blocks, v) => v.len() / blocks.row_bytes(length).max(1),
         }
     }
 
-    /// Sixteen values from `at`.
+    /// Value `i` of the sixteen keys of a page.
+    #[inline(always)]
+    fn keys<S: Simd>(&self, s: S, page: usize, i: usize, length: usize) -> S::F {
+        match self {
+            Cached::Blocks(blocks, v) => {
+                let at = blocks.group(page, i, length);
+                let scale = s.load_f16(array(v, at));
+                let i = i % 32;
+                match blocks {
+                    KvBlocks::Q8_0 => s.mul(scale, s.load_i8(array(v, at + 2 * PAGE + i * PAGE))),
+                    KvBlocks::Q4_0 => {
+                        let pair: &[u8; 16] = array(v, at + 2 * PAGE + i % 16 * PAGE);
+                        let q = if i < 16 { s.load_low(pair) } else { s.load_high(pair) };
+                        s.mul(scale, s.sub(q, s.splat(8.0)))
+                    }
+                }
+            }
+            _ => self.load(s, page * length * PAGE + i * PAGE),
+        }
+    }
+
+    /// Sixteen values from `at` of the row in `slot`.
+    #[inline(always)]
+    fn values<S: Simd>(&self, s: S, slot: usize, at: usize, length: usize) -> S::F {
+        match self {
+            Cached::Blocks(blocks, v) => {
+                let start = slot * blocks.row_bytes(length) + at / 32 * (2 + blocks.bytes());
+                let d = f16_to_f32(u16::from_le_bytes([v[start], v[start + 1]]));
+                let q = match blocks {
+                    KvBlocks::Q8_0 => s.load_i8(array(v, start + 2 + at % 32)),
+                    KvBlocks::Q4_0 if at % 32 < 16 => s.sub(s.load_low(array(v, start + 2)), s.splat(8.0)),
+                    KvBlocks::Q4_0 => s.sub(s.load_high(array(v, start + 2)), s.splat(8.0)),
+                };
+                s.mul(s.splat(d), q)
+            }
+            _ => self.load(s, slot * length + at),
+        }
+    }
+
+    /// Sixteen floats from `at`.
     #[inline(always)]
     fn load<S: Simd>(&self, s: S, at: usize) -> S::F {
         match self {
@@ -49,29 +119,34 @@ impl Cached<'_> {
                 chunk.copy_from_slice(&v[at..at + LANES]);
                 s.load(&chunk)
             }
+            Cached::Blocks(..) => s.splat(f32::NAN),
         }
     }
 
+    /// The float at `at`; rows of blocks are whole vectors and are not read so.
     fn get(&self, at: usize) -> f32 {
         match self {
-            Cached::F16(v) => super::simd::f16_to_f32(v[at]),
+            Cached::F16(v) => f16_to_f32(v[at]),
             Cached::F32(v) => v[at],
+            Cached::Blocks(..) => f32::NAN,
         }
     }
 }
 
-/// The index in a head's keys of value `i` of the key at `position`.
-pub fn key_index(position: usize, i: usize, key_length: usize) -> usize {
-    position / KEY_BLOCK * KEY_BLOCK * key_length + i * KEY_BLOCK + position % KEY_BLOCK
+/// The index in a head's keys of value `i` of the key in `slot`.
+pub fn key_index(slot: usize, i: usize, key_length: usize) -> usize {
+    slot / PAGE * PAGE * key_length + i * PAGE + slot % PAGE
 }
 
 /// What does not depend on the queries.
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
-    /// Keys, in blocks of sixteen positions.
+    /// Keys, in pages.
     pub keys: Cached<'a>,
-    /// Values, `[context, value_length]`.
+    /// Values, in pages.
     pub values: Cached<'a>,
+    /// The pages of the sequence, in order.
+    pub pages: &'a [PageId],
     /// Values of a key and a query.
     pub key_length: usize,
     /// Values of a value and an output.
@@ -103,12 +178,23 @@ pub fn attention(
     let n = positions.len();
     assert!(head.key_length > 0 && head.value_length > 0, "heads have values");
     assert_eq!(queries.len(), n * head.key_length, "a query has key_length values");
+    let whole = |cached: &Cached<'_>, length: usize| match cached {
+        Cached::Blocks(..) => length.is_multiple_of(32),
+        _ => true,
+    };
+    assert!(
+        whole(&head.keys, head.key_length) && whole(&head.values, head.value_length),
+        "rows of blocks are whole blocks"
+    );
     assert_eq!(out.len(), n * head.value_length, "an output has value_length values");
     let end = positions.iter().map(|p| p.end).max().unwrap_or(0);
     assert!(positions.iter().all(|p| p.start < p.end), "a query sees a position");
+    let pages = head.pages.get(..end.div_ceil(PAGE)).unwrap_or(&[]);
+    let last = pages.iter().map(|p| p.index() + 1).max();
     assert!(
-        end.next_multiple_of(KEY_BLOCK) * head.key_length <= head.keys.len()
-            && end * head.value_length <= head.values.len(),
+        last.is_some_and(|n| {
+            n * PAGE <= head.keys.slots(head.key_length) && n * PAGE <= head.values.slots(head.value_length)
+        }),
         "position {end} is beyond the cache"
     );
     scores.clear();
@@ -178,10 +264,11 @@ fn query_scores<S: Simd, const Q: usize>(
 ) {
     let length = head.key_length;
     let queries: [&[f32]; Q] = std::array::from_fn(|i| &queries[i * length..(i + 1) * length]);
-    for block in range.start / KEY_BLOCK..range.end.div_ceil(KEY_BLOCK) {
+    for block in range.start / PAGE..range.end.div_ceil(PAGE) {
         let mut sums = [s.splat(0.0); Q];
+        let page = head.pages[block].index();
         for i in 0..length {
-            let keys = head.keys.load(s, (block * length + i) * KEY_BLOCK);
+            let keys = head.keys.keys(s, page, i, length);
             for (sum, query) in sums.iter_mut().zip(&queries) {
                 *sum = s.fma(keys, s.splat(query[i]), *sum);
             }
@@ -194,7 +281,7 @@ fn query_scores<S: Simd, const Q: usize>(
                 v = s.sub(s.splat(cap), s.div(s.splat(2.0 * cap), s.add(s.splat(1.0), e)));
             }
             s.store(v, &mut row);
-            let at = q * stride + block * KEY_BLOCK;
+            let at = q * stride + block * PAGE;
             scores[at..at + LANES].copy_from_slice(&row);
         }
     }
@@ -237,11 +324,15 @@ fn weighted_sum<S: Simd>(s: S, head: &Head<'_>, weights: &[f32], start: usize, o
         ($n:literal) => {
             while at + $n * LANES <= whole {
                 let mut sums = [s.splat(0.0); $n];
-                for (p, weight) in weights.iter().enumerate().skip(start) {
-                    let weight = s.splat(*weight);
-                    for i in 0..$n {
-                        let v = head.values.load(s, p * length + at + i * LANES);
-                        sums[i] = s.fma(weight, v, sums[i]);
+                for (block, weights) in weights.chunks(PAGE).enumerate().skip(start / PAGE) {
+                    let first = head.pages[block].index() * PAGE;
+                    let skip = start.saturating_sub(block * PAGE);
+                    for (p, weight) in weights.iter().enumerate().skip(skip) {
+                        let weight = s.splat(*weight);
+                        for i in 0..$n {
+                            let v = head.values.values(s, first + p, at + i * LANES, length);
+                            sums[i] = s.fma(weight, v, sums[i]);
+                        }
                     }
                 }
                 for (sum, out) in sums.into_iter().zip(out[at..].as_chunks_mut::<LANES>().0) {
@@ -256,7 +347,7 @@ fn weighted_sum<S: Simd>(s: S, head: &Head<'_>, weights: &[f32], start: usize, o
     for (i, out) in out.iter_mut().enumerate().skip(whole) {
         *out = 0.0;
         for (p, weight) in weights.iter().enumerate().skip(start) {
-            *out = weight.mul_add(head.values.get(p * length + i), *out);
+            *out = weight.mul_add(head.values.get(slot(head.pages, p) * length + i), *out);
         }
     }
 }
@@ -269,6 +360,7 @@ mod tests {
     use super::*;
 
     struct Case {
+        pages: Vec<PageId>,
         keys: Vec<f32>,
         values: Vec<f32>,
         queries: Vec<f32>,
@@ -284,14 +376,48 @@ mod tests {
             lengths: (usize, usize),
             positions: Vec<Range<usize>>,
         ) -> Case {
+            // Pages in any order, with one that belongs to nobody.
+            let n = context.div_ceil(PAGE);
+            let mut pages: Vec<PageId> = (0..=n as u32).map(PageId).collect();
+            for i in (1..pages.len()).rev() {
+                pages.swap(i, (random.bits() % (i as u64 + 1)) as usize);
+            }
+            pages.truncate(n);
             Case {
-                keys: random.floats(context.next_multiple_of(KEY_BLOCK) * lengths.0),
-                values: random.floats(context * lengths.1),
+                pages,
+                keys: random.floats((n + 1) * PAGE * lengths.0),
+                values: random.floats((n + 1) * PAGE * lengths.1),
                 queries: random.floats(positions.len() * lengths.0),
                 positions,
                 lengths,
                 soft_cap: None,
             }
+        }
+
+        /// The same in blocks.
+        fn run_blocks(&self, level: Level, blocks: KvBlocks, queries: Range<usize>) -> Vec<f32> {
+            let (lk, lv) = self.lengths;
+            let slots = self.keys.len() / lk;
+            let mut keys = vec![0; slots * blocks.row_bytes(lk)];
+            let mut values = vec![0; slots * blocks.row_bytes(lv)];
+            for slot in 0..slots {
+                let key: Vec<f32> = (0..lk).map(|i| self.keys[key_index(slot, i, lk)]).collect();
+                blocks.put_key(&mut keys, slot, &key);
+                blocks.put_value(&mut values, slot, &self.values[slot * lv..(slot + 1) * lv]);
+            }
+            let head = Head {
+                keys: Cached::Blocks(blocks, &keys),
+                values: Cached::Blocks(blocks, &values),
+                pages: &self.pages,
+                key_length: lk,
+                value_length: lv,
+                scale: 0.3,
+                soft_cap: self.soft_cap,
+            };
+            let mut out = vec![0.0; queries.len() * lv];
+            let q = &self.queries[queries.start * lk..queries.end * lk];
+            attention(level, &head, q, &self.positions[queries], &mut Vec::new(), &mut out);
+            out
         }
 
         fn run(&self, level: Level, half: bool, queries: Range<usize>) -> Vec<f32> {
@@ -304,6 +430,7 @@ mod tests {
             let head = Head {
                 keys: if half { Cached::F16(&keys) } else { Cached::F32(&self.keys) },
                 values: if half { Cached::F16(&values) } else { Cached::F32(&self.values) },
+                pages: &self.pages,
                 key_length: self.lengths.0,
                 value_length: self.lengths.1,
                 scale: 0.3,
@@ -321,8 +448,11 @@ mod tests {
                 .clone()
                 .map(|p| {
                     let q = &self.queries[query * lk..];
-                    let dot: f64 =
-                        (0..lk).map(|i| f64::from(q[i]) * f64::from(self.keys[key_index(p, i, lk)])).sum();
+                    let dot: f64 = (0..lk)
+                        .map(|i| {
+                            f64::from(q[i]) * f64::from(self.keys[key_index(slot(&self.pages, p), i, lk)])
+                        })
+                        .sum();
                     let s = dot * f64::from(0.3f32);
                     self.soft_cap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh()).exp()
                 })
@@ -331,7 +461,8 @@ mod tests {
             (0..lv)
                 .map(|i| {
                     let terms = self.positions[query].clone().zip(&scores);
-                    terms.map(|(p, w)| w * f64::from(self.values[p * lv + i])).sum::<f64>() / sum
+                    terms.map(|(p, w)| w * f64::from(self.values[slot(&self.pages, p) * lv + i])).sum::<f64>()
+                        / sum
                 })
                 .collect()
         }
@@ -375,6 +506,35 @@ mod tests {
                             let alone = case.run(level, half, q..q + 1);
                             assert_eq!(bits(&alone), bits(&expected[q * lengths.1..(q + 1) * lengths.1]));
                         }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_are_close_and_alike_on_every_level() {
+        let mut random = Random(21);
+        for (blocks, close) in [(KvBlocks::Q8_0, 0.03), (KvBlocks::Q4_0, 0.4)] {
+            for hostile in [false, true] {
+                let positions = vec![0..1, 0..16, 3..70, 69..70, 0..33];
+                let mut case = Case::new(&mut random, 70, (64, 96), positions);
+                if hostile {
+                    case.values = random.hostile(case.values.len());
+                }
+                let expected = case.run_blocks(Level::Portable, blocks, 0..5);
+                for level in Level::available() {
+                    assert_eq!(
+                        bits(&case.run_blocks(level, blocks, 0..5)),
+                        bits(&expected),
+                        "{blocks:?} {level:?}"
+                    );
+                    let alone = case.run_blocks(level, blocks, 2..3);
+                    assert_eq!(bits(&alone), bits(&expected[2 * 96..3 * 96]));
+                }
+                if !hostile {
+                    for (a, b) in expected.iter().zip(case.run(Level::Portable, false, 0..5)) {
+                        assert!((a - b).abs() < close, "{blocks:?}: {a} {b}");
                     }
                 }
             }

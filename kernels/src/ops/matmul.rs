@@ -10,7 +10,9 @@ use std::ops::Range;
 use super::activation::{ActivationBlock, BLOCK};
 use super::matmul_float;
 use super::on_level;
+pub use super::packed::Packed;
 pub use super::panel::Panel;
+use super::panel::View;
 use super::simd::{LANES, Simd};
 use super::unpack::{Format, with_format};
 use crate::{Level, TensorType};
@@ -160,6 +162,8 @@ pub enum Store {
 pub struct Product<'a> {
     /// The weight.
     pub weight: Weight<'a>,
+    /// The same weight in panels, where it has been packed.
+    pub packed: Option<&'a Packed>,
     /// The rows of it that are wanted.
     pub rows: Range<usize>,
     /// All input columns.
@@ -176,7 +180,7 @@ pub struct Product<'a> {
 /// # Panics
 /// If `rows`, `columns`, the kind or the length of `x` or the length of an output column do not fit.
 pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mut O, panel: &mut Panel) {
-    let Product { weight, rows, x, columns, store } = product;
+    let Product { weight, packed, rows, x, columns, store } = product;
     assert!(rows.start <= rows.end && rows.end <= weight.rows, "rows {rows:?} of {}", weight.rows);
     let count = columns.len();
     let mut put = |row: usize, c: usize, values: &[f32]| {
@@ -196,10 +200,21 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
         Activations::Blocks(x) => {
             let blocks = weight.cols / BLOCK;
             let x = &x[columns.start * blocks..columns.end * blocks];
+            if let Some(packed) = packed {
+                assert!(packed.is_of(weight), "the panels are those of the weight");
+                for panel in rows.start / LANES..rows.end.div_ceil(LANES) {
+                    let first = panel * LANES;
+                    let (start, end) = (first.max(rows.start), (first + LANES).min(rows.end));
+                    multiply_panel(level, weight.ty, packed.panel(panel), x, &mut |c, values| {
+                        put(start, c, &values[start - first..end - first]);
+                    });
+                }
+                return;
+            }
             for start in rows.clone().step_by(LANES) {
                 let end = (start + LANES).min(rows.end);
                 let bytes = weight.row_range(start..end);
-                multiply_panel(level, weight.ty, bytes, weight.cols, x, panel, &mut |c, values| {
+                unpack_and_multiply(level, weight.ty, bytes, weight.cols, x, panel, &mut |c, values| {
                     put(start, c, &values[..end - start]);
                 });
             }
@@ -207,23 +222,24 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
     }
 }
 
-/// One panel of up to 16 rows times every column of `x`.
-fn multiply_panel(
+type Put<'a> = &'a mut dyn FnMut(usize, &[f32; LANES]);
+
+/// Up to 16 rows, as they are stored, times every column of `x`.
+fn unpack_and_multiply(
     level: Level,
     ty: TensorType,
     rows: &[u8],
     cols: usize,
     x: &[ActivationBlock],
     panel: &mut Panel,
-    put: &mut dyn FnMut(usize, &[f32; LANES]),
+    put: Put<'_>,
 ) {
     with_format!(
         ty,
         F => {
-            type Put<'a> = &'a mut dyn FnMut(usize, &[f32; LANES]);
             #[inline(always)]
             fn body<S: Simd>(s: S, rows: &[u8], cols: usize, x: &[ActivationBlock], panel: &mut Panel, put: Put<'_>) {
-                columns_of_panel::<S, F>(s, rows, cols, x, panel, put);
+                columns_of_panel::<S, F>(s, panel.unpack::<F>(rows, cols), x, put);
             }
             on_level!(level, body(rows: &[u8], cols: usize, x: &[ActivationBlock], panel: &mut Panel, put: Put<'_>))
         },
@@ -231,17 +247,24 @@ fn multiply_panel(
     );
 }
 
+/// A panel times every column of `x`.
+fn multiply_panel(level: Level, ty: TensorType, panel: View<'_>, x: &[ActivationBlock], put: Put<'_>) {
+    with_format!(
+        ty,
+        F => {
+            #[inline(always)]
+            fn body<S: Simd>(s: S, panel: View<'_>, x: &[ActivationBlock], put: Put<'_>) {
+                columns_of_panel::<S, F>(s, panel, x, put);
+            }
+            on_level!(level, body(panel: View<'_>, x: &[ActivationBlock], put: Put<'_>))
+        },
+        panic!("type {ty} takes no blocks of activations")
+    );
+}
+
 #[inline(always)]
-fn columns_of_panel<S: Simd, F: Format>(
-    s: S,
-    rows: &[u8],
-    cols: usize,
-    x: &[ActivationBlock],
-    panel: &mut Panel,
-    put: &mut dyn FnMut(usize, &[f32; LANES]),
-) {
-    panel.unpack::<F>(rows, cols);
-    let blocks = cols / BLOCK;
+fn columns_of_panel<S: Simd, F: Format>(s: S, panel: View<'_>, x: &[ActivationBlock], put: Put<'_>) {
+    let blocks = panel.scale.len() * F::SUB / BLOCK;
     let count = x.len() / blocks;
     let column = |c: usize| &x[c * blocks..(c + 1) * blocks];
     let mut c = 0;
@@ -258,6 +281,7 @@ fn columns_of_panel<S: Simd, F: Format>(
     }
     if S::WIDE_TILE {
         tiles!(8);
+        tiles!(4);
     }
     tiles!(2);
     tiles!(1);
@@ -373,8 +397,24 @@ mod tests {
                 Activations::F32(&self.x)
             };
             let mut panel = Panel::default();
-            let product = Product { weight: self.weight(), rows, x, columns, store: Store::Set };
+            let weight = self.weight();
+            let product = Product {
+                weight,
+                packed: None,
+                rows: rows.clone(),
+                x,
+                columns: columns.clone(),
+                store: Store::Set,
+            };
             matmul(level, &product, &mut out[..], &mut panel);
+            let packed = Packed::new(&weight).unwrap();
+            assert_eq!(packed.is_some(), weight.takes_blocks());
+            let mut from_panels = vec![vec![f32::NAN; rows.len()]; columns.len()];
+            let product = Product { weight, packed: packed.as_ref(), rows, x, columns, store: Store::Set };
+            matmul(level, &product, &mut from_panels[..], &mut panel);
+            for (a, b) in out.iter().zip(&from_panels) {
+                assert_eq!(bits(a), bits(b), "{} in panels", self.ty);
+            }
             out
         }
     }

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`activation`] | activations as blocks of int8, the other side of a quantized weight |
 //! | [`matmul`] | weights times activations |
+//! | [`kv_quantized`] | keys and values in four or eight bits |
 //! | [`norm`] | root-mean-square norm |
 //! | [`rope`] | rotary position embedding |
 //! | [`attention`] | attention over the KV cache |
@@ -19,8 +20,10 @@ pub mod activation;
 pub mod attention;
 pub mod elementwise;
 pub mod matmul;
+pub mod kv_quantized;
 mod matmul_float;
 pub mod norm;
+mod packed;
 mod panel;
 pub mod rope;
 pub mod row;

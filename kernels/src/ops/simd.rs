@@ -13,6 +13,8 @@ pub(super) trait Simd: Copy {
     type F: Copy;
     /// Sixteen int32.
     type I: Copy;
+    /// 64 bytes.
+    type B: Copy;
     /// Columns that a tile of a matrix product takes at once, as many as registers hold.
     const WIDE_TILE: bool;
 
@@ -22,6 +24,12 @@ pub(super) trait Simd: Copy {
     fn load_f32(self, v: &[u8; 64]) -> Self::F;
     /// Little-endian IEEE half precision, exactly.
     fn load_f16(self, v: &[u8; 32]) -> Self::F;
+    /// Sixteen int8.
+    fn load_i8(self, v: &[u8; 16]) -> Self::F;
+    /// Sixteen numbers of four bits, the low ones of each byte.
+    fn load_low(self, v: &[u8; 16]) -> Self::F;
+    /// The high ones.
+    fn load_high(self, v: &[u8; 16]) -> Self::F;
     /// Little-endian bfloat16, exactly.
     fn load_bf16(self, v: &[u8; 32]) -> Self::F;
     fn store(self, v: Self::F, to: &mut [f32; 16]);
@@ -46,6 +54,11 @@ pub(super) trait Simd: Copy {
     /// The greatest, by [`Simd::max`] in the order of [`Simd::sum`].
     fn greatest(self, v: Self::F) -> f32;
 
+    fn load_bytes(self, v: &[u8; 64]) -> Self::B;
+    /// The low four bits of each byte.
+    fn low_nibbles(self, v: Self::B) -> Self::B;
+    /// The high four bits of each byte, moved down.
+    fn high_nibbles(self, v: Self::B) -> Self::B;
     fn splat_i32(self, v: i32) -> Self::I;
     fn to_f32(self, v: Self::I) -> Self::F;
     /// Where a sum of [`Simd::dot4_high`] starts: `-128 * sum` if it takes the weights as they are,
@@ -53,10 +66,10 @@ pub(super) trait Simd: Copy {
     fn start_high(self, sum: i32) -> Self::I;
     /// Adds to lane i the product of bytes `4i..4i+4` of `w` (unsigned) and the four int8 of `x`
     /// (little-endian, -127 to 127). The weights are at most 127.
-    fn dot4(self, sum: Self::I, w: &[u8; 64], x: i32) -> Self::I;
+    fn dot4(self, sum: Self::I, w: Self::B, x: i32) -> Self::I;
     /// [`Simd::dot4`] for weights of any size; the total, with [`Simd::start_high`], is that of the
     /// weights less 128.
-    fn dot4_high(self, sum: Self::I, w: &[u8; 64], x: i32) -> Self::I;
+    fn dot4_high(self, sum: Self::I, w: Self::B, x: i32) -> Self::I;
 }
 
 /// Half precision to float32, exactly; NaN stays NaN.
@@ -89,6 +102,7 @@ fn tree(v: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
 impl Simd for Portable {
     type F = [f32; 16];
     type I = [i32; 16];
+    type B = [u8; 64];
     const WIDE_TILE: bool = false;
 
     #[inline(always)]
@@ -106,6 +120,18 @@ impl Simd for Portable {
     #[inline(always)]
     fn load_f16(self, v: &[u8; 32]) -> [f32; 16] {
         std::array::from_fn(|i| f16_to_f32(u16::from_le_bytes([v[2 * i], v[2 * i + 1]])))
+    }
+    #[inline(always)]
+    fn load_i8(self, v: &[u8; 16]) -> [f32; 16] {
+        v.map(|b| f32::from(b as i8))
+    }
+    #[inline(always)]
+    fn load_low(self, v: &[u8; 16]) -> [f32; 16] {
+        v.map(|b| f32::from(b & 15))
+    }
+    #[inline(always)]
+    fn load_high(self, v: &[u8; 16]) -> [f32; 16] {
+        v.map(|b| f32::from(b >> 4))
     }
     #[inline(always)]
     fn load_bf16(self, v: &[u8; 32]) -> [f32; 16] {
@@ -164,6 +190,18 @@ impl Simd for Portable {
         tree(v, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
+    fn load_bytes(self, v: &[u8; 64]) -> [u8; 64] {
+        *v
+    }
+    #[inline(always)]
+    fn low_nibbles(self, v: [u8; 64]) -> [u8; 64] {
+        v.map(|b| b & 15)
+    }
+    #[inline(always)]
+    fn high_nibbles(self, v: [u8; 64]) -> [u8; 64] {
+        v.map(|b| b >> 4)
+    }
+    #[inline(always)]
     fn splat_i32(self, v: i32) -> [i32; 16] {
         [v; 16]
     }
@@ -176,12 +214,12 @@ impl Simd for Portable {
         [-128 * sum; 16]
     }
     #[inline(always)]
-    fn dot4(self, sum: [i32; 16], w: &[u8; 64], x: i32) -> [i32; 16] {
+    fn dot4(self, sum: [i32; 16], w: [u8; 64], x: i32) -> [i32; 16] {
         let x = x.to_le_bytes().map(|b| i32::from(b as i8));
         std::array::from_fn(|i| sum[i] + (0..4).map(|k| i32::from(w[4 * i + k]) * x[k]).sum::<i32>())
     }
     #[inline(always)]
-    fn dot4_high(self, sum: [i32; 16], w: &[u8; 64], x: i32) -> [i32; 16] {
+    fn dot4_high(self, sum: [i32; 16], w: [u8; 64], x: i32) -> [i32; 16] {
         self.dot4(sum, w, x)
     }
 }

@@ -69,6 +69,7 @@ macro_rules! tree8 {
 impl Simd for Avx2 {
     type F = [__m256; 2];
     type I = [__m256i; 2];
+    type B = [__m256i; 2];
     const WIDE_TILE: bool = false;
 
     #[inline(always)]
@@ -89,6 +90,29 @@ impl Simd for Avx2 {
             _mm256_cvtph_ps(_mm_loadu_si128(v.as_ptr().cast())),
             _mm256_cvtph_ps(_mm_loadu_si128(v.as_ptr().add(16).cast())),
         ])
+    }
+    #[inline(always)]
+    fn load_i8(self, v: &[u8; 16]) -> Self::F {
+        proven!(halves!(at in [0, 8] => {
+            let bytes = _mm_loadl_epi64(v.as_ptr().add(at).cast());
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
+        }))
+    }
+    #[inline(always)]
+    fn load_low(self, v: &[u8; 16]) -> Self::F {
+        proven!(halves!(at in [0, 8] => {
+            let bytes = _mm_loadl_epi64(v.as_ptr().add(at).cast());
+            let bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+        }))
+    }
+    #[inline(always)]
+    fn load_high(self, v: &[u8; 16]) -> Self::F {
+        proven!(halves!(at in [0, 8] => {
+            let bytes = _mm_loadl_epi64(v.as_ptr().add(at).cast());
+            let bytes = _mm_and_si128(_mm_srli_epi16::<4>(bytes), _mm_set1_epi8(15));
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+        }))
     }
     #[inline(always)]
     fn load_bf16(self, v: &[u8; 32]) -> Self::F {
@@ -162,6 +186,18 @@ impl Simd for Avx2 {
         proven!(tree8!(_mm256_max_ps(v[0], v[1]), _mm_max_ps, _mm_max_ss))
     }
     #[inline(always)]
+    fn load_bytes(self, v: &[u8; 64]) -> Self::B {
+        proven!([_mm256_loadu_si256(v.as_ptr().cast()), _mm256_loadu_si256(v.as_ptr().add(32).cast())])
+    }
+    #[inline(always)]
+    fn low_nibbles(self, v: Self::B) -> Self::B {
+        proven!(halves!(v in v => _mm256_and_si256(v, _mm256_set1_epi8(15))))
+    }
+    #[inline(always)]
+    fn high_nibbles(self, v: Self::B) -> Self::B {
+        proven!(halves!(v in v => _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(15))))
+    }
+    #[inline(always)]
     fn splat_i32(self, v: i32) -> Self::I {
         proven!([_mm256_set1_epi32(v); 2])
     }
@@ -174,19 +210,17 @@ impl Simd for Avx2 {
         self.splat_i32(0)
     }
     #[inline(always)]
-    fn dot4(self, sum: Self::I, w: &[u8; 64], x: i32) -> Self::I {
-        proven!(halves!(half in [(sum[0], 0), (sum[1], 32)] => {
-            let w = _mm256_loadu_si256(w.as_ptr().add(half.1).cast());
+    fn dot4(self, sum: Self::I, w: Self::B, x: i32) -> Self::I {
+        proven!(halves!(half in [(sum[0], w[0]), (sum[1], w[1])] => {
             // Two products of at most 127 * 127 fit in 16 bits.
-            let pairs = _mm256_maddubs_epi16(w, _mm256_set1_epi32(x));
+            let pairs = _mm256_maddubs_epi16(half.1, _mm256_set1_epi32(x));
             _mm256_add_epi32(half.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }))
     }
     #[inline(always)]
-    fn dot4_high(self, sum: Self::I, w: &[u8; 64], x: i32) -> Self::I {
-        proven!(halves!(half in [(sum[0], 0), (sum[1], 32)] => {
-            let w = _mm256_loadu_si256(w.as_ptr().add(half.1).cast());
-            let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+    fn dot4_high(self, sum: Self::I, w: Self::B, x: i32) -> Self::I {
+        proven!(halves!(half in [(sum[0], w[0]), (sum[1], w[1])] => {
+            let w = _mm256_xor_si256(half.1, _mm256_set1_epi8(-128));
             // |w| is at most 128: two products of at most 128 * 127 fit in 16 bits.
             let x = _mm256_sign_epi8(_mm256_set1_epi32(x), w);
             let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), x);
@@ -198,6 +232,7 @@ impl Simd for Avx2 {
 impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
+    type B = __m512i;
     const WIDE_TILE: bool = true;
 
     #[inline(always)]
@@ -215,6 +250,25 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn load_f16(self, v: &[u8; 32]) -> __m512 {
         proven!(_mm512_cvtph_ps(_mm256_loadu_si256(v.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_i8(self, v: &[u8; 16]) -> __m512 {
+        proven!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(v.as_ptr().cast()))))
+    }
+    #[inline(always)]
+    fn load_low(self, v: &[u8; 16]) -> __m512 {
+        proven!({
+            let bytes = _mm_and_si128(_mm_loadu_si128(v.as_ptr().cast()), _mm_set1_epi8(15));
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+        })
+    }
+    #[inline(always)]
+    fn load_high(self, v: &[u8; 16]) -> __m512 {
+        proven!({
+            let bytes = _mm_srli_epi16::<4>(_mm_loadu_si128(v.as_ptr().cast()));
+            let bytes = _mm_and_si128(bytes, _mm_set1_epi8(15));
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+        })
     }
     #[inline(always)]
     fn load_bf16(self, v: &[u8; 32]) -> __m512 {
@@ -288,6 +342,18 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    fn load_bytes(self, v: &[u8; 64]) -> __m512i {
+        proven!(_mm512_loadu_si512(v.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn low_nibbles(self, v: __m512i) -> __m512i {
+        proven!(_mm512_and_si512(v, _mm512_set1_epi8(15)))
+    }
+    #[inline(always)]
+    fn high_nibbles(self, v: __m512i) -> __m512i {
+        proven!(_mm512_and_si512(_mm512_srli_epi16::<4>(v), _mm512_set1_epi8(15)))
+    }
+    #[inline(always)]
     fn splat_i32(self, v: i32) -> __m512i {
         proven!(_mm512_set1_epi32(v))
     }
@@ -300,11 +366,11 @@ impl Simd for Avx512 {
         self.splat_i32(-128 * sum)
     }
     #[inline(always)]
-    fn dot4(self, sum: __m512i, w: &[u8; 64], x: i32) -> __m512i {
-        proven!(_mm512_dpbusd_epi32(sum, _mm512_loadu_si512(w.as_ptr().cast()), _mm512_set1_epi32(x)))
+    fn dot4(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
+        proven!(_mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)))
     }
     #[inline(always)]
-    fn dot4_high(self, sum: __m512i, w: &[u8; 64], x: i32) -> __m512i {
+    fn dot4_high(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
         self.dot4(sum, w, x)
     }
 }

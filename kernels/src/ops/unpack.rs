@@ -34,6 +34,8 @@ pub(super) trait Format {
     const OFFSET: i32 = 0;
     /// Whether `u` can be over 127; then `OFFSET` is 128.
     const HIGH: bool = false;
+    /// Whether `u` is at most 15.
+    const NIBBLES: bool = false;
 
     /// Unpacks one block of [`Format::BYTES`] bytes.
     fn unpack(block: &[u8], to: &mut Unpacked);
@@ -82,13 +84,13 @@ macro_rules! format {
 }
 
 // d: half, 32 nibbles; w = d * (q - 8).
-format! { Q4_0: 32 values, 18 bytes, a scale for 32; const OFFSET: i32 = 8; |b, to| {
+format! { Q4_0: 32 values, 18 bytes, a scale for 32; const OFFSET: i32 = 8; const NIBBLES: bool = true; |b, to| {
     to.scale[0] = half(b, 0);
     nibbles(&b[2..], &mut to.u);
 }}
 
 // d, m: half, 32 nibbles; w = d * q + m.
-format! { Q4_1: 32 values, 20 bytes, a scale for 32; const MIN: bool = true; |b, to| {
+format! { Q4_1: 32 values, 20 bytes, a scale for 32; const MIN: bool = true; const NIBBLES: bool = true; |b, to| {
     to.scale[0] = half(b, 0);
     to.min[0] = -half(b, 2);
     nibbles(&b[4..], &mut to.u);
@@ -154,7 +156,7 @@ format! { Iq4Xs: 256 values, 136 bytes, a scale for 32; const OFFSET: i32 = 128;
 }}
 
 // 16 scales and minima of 4 bits, 256 values of 2 bits, d, dmin: half; w = d * s * q - dmin * m.
-format! { Q2K: 256 values, 84 bytes, a scale for 16; const MIN: bool = true; |b, to| {
+format! { Q2K: 256 values, 84 bytes, a scale for 16; const MIN: bool = true; const NIBBLES: bool = true; |b, to| {
     let (d, dmin) = (half(b, 80), half(b, 82));
     for (j, packed) in b[..16].iter().enumerate() {
         to.scale[j] = d * f32::from(packed & 15);
@@ -166,7 +168,7 @@ format! { Q2K: 256 values, 84 bytes, a scale for 16; const MIN: bool = true; |b,
 }}
 
 // 256 third bits, 256 values of 2 bits, 16 scales of 6 bits, d: half; w = d * (s - 32) * (q - 4).
-format! { Q3K: 256 values, 110 bytes, a scale for 16; const OFFSET: i32 = 4; |b, to| {
+format! { Q3K: 256 values, 110 bytes, a scale for 16; const OFFSET: i32 = 4; const NIBBLES: bool = true; |b, to| {
     let d = half(b, 108);
     let packed = &b[96..108];
     for j in 0..16 {
@@ -210,7 +212,7 @@ fn nibbles_of_64(b: &[u8], u: &mut [u8; 256]) {
 }
 
 // d, dmin: half, 8 scales and minima of 6 bits, 256 nibbles; w = d * s * q - dmin * m.
-format! { Q4K: 256 values, 144 bytes, a scale for 32; const MIN: bool = true; |b, to| {
+format! { Q4K: 256 values, 144 bytes, a scale for 32; const MIN: bool = true; const NIBBLES: bool = true; |b, to| {
     scales_and_minima(b, to);
     nibbles_of_64(&b[16..144], &mut to.u);
 }}

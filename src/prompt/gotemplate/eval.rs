@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::civil::Date;
 
 use crate::diagnostic::{Diagnostic, Result, Source, Span};
 use crate::prompt::limits::Limits;
+use crate::prompt::thread::over_time;
 
 use super::ast::{Choice, Command, List, Node, Operand, Pipeline, Place, Templates, Term};
 use super::format::print_value;
@@ -22,6 +24,8 @@ pub struct Spent {
     steps: u64,
     /// Bytes of text.
     bytes: usize,
+    /// When the time is over; nothing before the first execution.
+    until: Option<Instant>,
 }
 
 /// Executes the template named `""` on `data`.
@@ -36,8 +40,10 @@ pub fn execute(
     limits: &Limits,
     spent: &mut Spent,
 ) -> Result<String> {
+    spent.until = spent.until.or_else(|| Instant::now().checked_add(limits.time));
     let mut run = Run {
         source,
+        until: spent.until,
         templates,
         limits,
         today,
@@ -55,6 +61,9 @@ pub fn execute(
     Ok(run.out.into_string())
 }
 
+/// Steps after which the clock is looked at, besides at every call.
+const STEPS_BETWEEN_LOOKS: u64 = 1024;
+
 /// What comes after a node.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flow {
@@ -68,6 +77,8 @@ struct Run<'t> {
     source: &'t Arc<Source>,
     templates: &'t Templates,
     limits: &'t Limits,
+    /// When the time is over.
+    until: Option<Instant>,
     today: Date,
     out: Text,
     /// Bytes of intermediate strings so far.
@@ -87,12 +98,22 @@ impl<'t> Run<'t> {
         Span { source: self.source.clone(), range: place.start as usize..place.end as usize }
     }
 
+    /// Ends the execution when its time is over. Fuel bounds the number of calls, and what one of
+    /// them does is bounded; the time bounds the product.
+    fn check_time(&self) -> Result<()> {
+        match self.until {
+            Some(until) if Instant::now() >= until => Err(over_time(self.limits.time).into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Takes steps from the fuel.
     fn burn(&mut self, steps: usize) -> Result<()> {
         match self.fuel.checked_sub(steps as u64) {
             Some(left) => {
+                let past = self.fuel / STEPS_BETWEEN_LOOKS != left / STEPS_BETWEEN_LOOKS;
                 self.fuel = left;
-                Ok(())
+                if past { self.check_time() } else { Ok(()) }
             }
             None => {
                 let message = format!("the template takes more than {} steps", self.limits.fuel);
@@ -344,6 +365,7 @@ impl<'t> Run<'t> {
         last: Option<Value>,
     ) -> Result<Value> {
         self.burn(1)?;
+        self.check_time()?;
         let fault = |run: &Self, fault| match fault {
             Fault::Arguments(message) => run.error(place, format!("{}: {message}", function.name())),
             Fault::OutOfRoom => run.out_of_room().at(&run.span(place)),

@@ -66,7 +66,7 @@ const MOST_WIDTH: usize = 1_000_000;
 
 /// The values in the places that `format` gives them.
 pub fn sprintf(out: &mut Text, format: &str, args: &[Value]) -> fmt::Result {
-    let mut directives = Directives { rest: format, args, next: 0, reordered: false };
+    let mut directives = Directives { rest: format, args, next: 0, reordered: false, closes: true };
     while let Some(at) = directives.rest.find('%') {
         out.write_str(&directives.rest[..at])?;
         directives.rest = &directives.rest[at + 1..];
@@ -97,6 +97,8 @@ struct Directives<'a> {
     args: &'a [Value],
     next: usize,
     reordered: bool,
+    /// False once no `]` is left in `rest`: looking for it again would cost as much each time.
+    closes: bool,
 }
 
 impl Directives<'_> {
@@ -151,8 +153,8 @@ impl Directives<'_> {
     fn index(&mut self) -> bool {
         let Some(rest) = self.rest.strip_prefix('[') else { return true };
         self.reordered = true;
-        let Some((number, rest)) = rest.split_once(']') else {
-            self.rest = rest;
+        let Some((number, rest)) = self.closes.then(|| rest.split_once(']')).flatten() else {
+            (self.rest, self.closes) = (rest, false);
             return false;
         };
         self.rest = rest;
@@ -220,7 +222,10 @@ fn write_value(out: &mut Text, spec: Spec, value: &Value) -> fmt::Result {
         let mut text = Text::new(out.room());
         write_shown(&mut text, value)?;
         let verb = if verb == 'v' { 's' } else { verb };
-        return write_string(out, Spec { verb, ..spec }, &text.into_string());
+        let (text, before) = (text.into_string(), out.room());
+        write_string(out, Spec { verb, ..spec }, &text)?;
+        // A precision cuts what was made, not what making it cost.
+        return out.charge(text.len().saturating_sub(before - out.room()));
     }
     match value {
         Value::Nil | Value::Null if verb == 'v' => padded(out, spec, "<nil>", false),

@@ -22,6 +22,18 @@ impl Text {
         self.budget - self.text.len()
     }
 
+    /// Takes bytes from the budget that were made on the way and are not in the text.
+    ///
+    /// # Errors
+    /// They do not fit.
+    pub fn charge(&mut self, bytes: usize) -> fmt::Result {
+        if bytes > self.room() {
+            return Err(fmt::Error);
+        }
+        self.budget -= bytes;
+        Ok(())
+    }
+
     /// What was written.
     pub fn into_string(self) -> String {
         self.text

@@ -1,6 +1,15 @@
 //! Reads what a model writes: thinking, tool calls and text, out of a stream of pieces.
 
+mod infer;
+mod json_scan;
+mod reader;
+
+pub use infer::{go_syntax, jinja_syntax};
+pub use reader::OutputReader;
+
 use serde_json::Value as Json;
+
+use super::ChatMessage;
 
 /// How a model writes what is not plain text; inferred from its template.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,42 +96,47 @@ pub struct ReaderOptions {
     pub begins_in_thinking: bool,
 }
 
-/// Takes text as it comes and gives parts as soon as they are certain. No part of a tag is ever given as text.
-pub struct OutputReader {}
-
-impl OutputReader {
-    /// At the beginning of an answer.
-    pub fn new(_syntax: &OutputSyntax, _options: ReaderOptions) -> OutputReader {
-        OutputReader {}
-    }
-
-    /// Takes more text.
-    pub fn push(&mut self, text: &str) -> Vec<Piece> {
-        vec![Piece::Text(text.to_owned())]
-    }
-
-    /// The answer is over: gives what was held back.
-    pub fn finish(&mut self) -> Vec<Piece> {
-        Vec::new()
-    }
-}
-
-/// Stub.
-pub fn begins_in_thinking(_prompt: &str, _syntax: &ThinkingSyntax) -> bool {
-    false
-}
-/// Stub.
-pub fn strip_thinking(_messages: &mut [crate::prompt::ChatMessage], _syntax: &ThinkingSyntax) {}
 impl ToolSyntax {
-    /// Stub.
+    /// A call as a bare object: what a model with a place for tools, but no way to call them, is asked for.
     pub fn bare() -> ToolSyntax {
-        unreachable!()
+        ToolSyntax::object("", "", "", "arguments")
+    }
+
+    /// `open {"name": ..., KEY: {...}} close`, one after the other.
+    pub(super) fn object(begin: &str, open: &str, close: &str, arguments: &str) -> ToolSyntax {
+        ToolSyntax {
+            begin: begin.to_owned(),
+            open: open.to_owned(),
+            call: CallSyntax::Object {
+                name: "name".to_owned(),
+                arguments: arguments.to_owned(),
+                list: false,
+            },
+            close: close.to_owned(),
+            separator: if open.is_empty() { String::new() } else { "\n".to_owned() },
+            end: String::new(),
+        }
+    }
+
+    /// The texts that tell that a call follows; none where only its first brace does.
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        [self.begin.trim(), self.open.trim()].into_iter().filter(|t| !t.is_empty())
     }
 }
-impl crate::prompt::Template {
-    /// Stub.
-    pub fn output_syntax(&self) -> &OutputSyntax {
-        static S: OutputSyntax = OutputSyntax { thinking: None, tools: None };
-        &S
+
+/// True when a rendered prompt ends inside of thinking: the model goes on with it.
+pub fn begins_in_thinking(prompt: &str, syntax: &ThinkingSyntax) -> bool {
+    prompt.trim_end().ends_with(&syntax.open)
+}
+
+/// Takes the thinking out of what the assistant said before the last question: models are not shown it again.
+pub fn strip_thinking(messages: &mut [ChatMessage], syntax: &ThinkingSyntax) {
+    let Some(last) = messages.iter().rposition(|m| m.role == "user") else { return };
+    for message in messages[..last].iter_mut().filter(|m| m.role == "assistant") {
+        let rest = message.content.trim_start().strip_prefix(&syntax.open);
+        if let Some((_, answer)) = rest.and_then(|r| r.split_once(&syntax.close)) {
+            message.content = answer.trim_start().to_owned();
+        }
+        message.thinking.clear();
     }
 }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use mdl_kernels::Level;
 use mdl_kernels::ops::elementwise::{from_f16, to_f16};
+use mdl_kernels::ops::matmul::Packed;
+use mdl_kernels::ops::norm::rms_norm;
 use mdl_kernels::ops::rope::rope;
 use mdl_kernels::region::{Kind, PlaneId, Planes, Team};
 
 use super::cpu_ops::{CpuOp, Scratch, rope_kind};
 use super::{Backend, Column, State};
 use crate::diagnostic::{Diagnostic, Errors, Result};
-use crate::runtime::kv::{KvLayout, KvType, Shift};
+use crate::runtime::kv::{KvLayout, KvType, PAGE, PageId, Shift, slot};
 use crate::runtime::program::{Element, Extent, Op, Program, Room};
 
 /// How the CPU works.
@@ -29,15 +31,17 @@ pub struct Cpu {
 
 struct Shared {
     program: Program,
+    /// The matrices that a step multiplies with, in panels.
+    packed: Vec<Option<Packed>>,
     level: Level,
     team: Team<Scratch>,
 }
 
 impl Cpu {
-    /// Takes a program. (A layout of the weights made for this machine would be made here.)
+    /// Takes a program and packs its weights.
     ///
     /// # Errors
-    /// The system refuses threads.
+    /// There is no memory for them, or the system refuses threads.
     pub fn new(program: Program, options: &CpuOptions) -> Result<Cpu> {
         let threads = options
             .threads
@@ -47,7 +51,8 @@ impl Cpu {
         let team = Team::new(threads, Scratch::default)
             .map_err(|e| Diagnostic::environment(format!("cannot start {threads} compute threads: {e}")))?;
         let level = options.level.unwrap_or_else(Level::current);
-        Ok(Cpu { shared: Arc::new(Shared { program, level, team }) })
+        let packed = pack(&program)?;
+        Ok(Cpu { shared: Arc::new(Shared { program, packed, level, team }) })
     }
 
     /// The instruction set in use.
@@ -59,6 +64,23 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.shared.team.threads()
     }
+}
+
+/// Every matrix that is multiplied with, in panels; a table that is only looked up stays as it is.
+fn pack(program: &Program) -> Result<Vec<Option<Packed>>> {
+    let mut packed: Vec<Option<Packed>> = program.matrices.iter().map(|_| None).collect();
+    for op in &program.ops {
+        let Op::MatMul { weights, .. } = op else { continue };
+        for id in weights {
+            if packed[id.0].is_none() {
+                packed[id.0] = Packed::new(&program.matrices[id.0].weight()).map_err(|e| {
+                    let message = format!("there is no memory for the weights: {e}");
+                    Diagnostic::environment(message).code("out-of-memory")
+                })?;
+            }
+        }
+    }
+    Ok(packed)
 }
 
 impl Backend for Cpu {
@@ -95,11 +117,19 @@ impl Backend for Cpu {
             };
             planes.add(kind, columns, width).map_err(|_| refused("the buffers"))?;
         }
-        let layout = KvLayout::new(&program.spec, room.context);
+        let layout = KvLayout::new(&program.spec, room.pages, room.kv);
         let kind = match room.kv {
-            KvType::F16 => Kind::F16,
             KvType::F32 => Kind::F32,
+            KvType::F16 | KvType::Q8_0 | KvType::Q4_0 => Kind::F16,
         };
+        let whole = layout.key_length.is_multiple_of(32) && layout.value_length.is_multiple_of(32);
+        if room.kv.blocks().is_some() && !whole {
+            let message = format!(
+                "a cache of blocks needs heads of a multiple of 32 values; the model's have {} and {}",
+                layout.key_length, layout.value_length
+            );
+            return Err(Diagnostic::error(message).code("kv-cache-type").help("choose f16").into());
+        }
         let mut kv = Vec::new();
         for _ in 0..program.spec.block_count {
             let width = layout.width().ok_or_else(|| refused("the cache"))?;
@@ -133,7 +163,7 @@ struct CpuState {
 }
 
 impl CpuState {
-    fn check(&self, columns: &[Column], outputs: &[usize]) -> Result<()> {
+    fn check(&self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()> {
         let program = &self.shared.program;
         let wrong = |what: String| Err(Diagnostic::error(what).code("invalid-step").into());
         if columns.is_empty() || columns.len() > self.room.columns || outputs.len() > self.room.outputs {
@@ -161,35 +191,46 @@ impl CpuState {
                     column.position, self.room.context
                 ));
             }
+            let table = tables.get(column.sequence).and_then(|t| t.get(..=column.position / PAGE));
+            if !table.is_some_and(|pages| pages.iter().all(|p| p.index() < self.room.pages)) {
+                return wrong(format!("position {} has no page", column.position));
+            }
         }
         Ok(())
     }
 
-    fn run(&mut self, ops: std::ops::Range<usize>, columns: &[Column], outputs: &[usize]) {
+    fn run(
+        &mut self,
+        ops: std::ops::Range<usize>,
+        columns: &[Column],
+        tables: &[&[PageId]],
+        outputs: &[usize],
+    ) {
         let shared = &self.shared;
         let operations: Vec<CpuOp<'_>> = shared.program.ops[ops]
             .iter()
             .map(|op| CpuOp {
                 op,
                 program: &shared.program,
+                packed: &shared.packed,
                 level: shared.level,
                 threads: shared.team.threads(),
                 columns,
+                tables,
                 outputs,
                 angles: &self.angles,
                 layout: self.layout,
                 kv: &self.kv,
-                kv_type: self.room.kv,
             })
             .collect();
         shared.team.run(&mut self.planes, &operations);
     }
 
     /// Runs the step again, one operation at a time, to find the first result that is not finite.
-    fn diagnose(&mut self, columns: &[Column], outputs: &[usize]) -> Errors {
+    fn diagnose(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Errors {
         let mut place = "the logits".to_owned();
         for i in 0..self.shared.program.ops.len() {
-            self.run(i..i + 1, columns, outputs);
+            self.run(i..i + 1, columns, tables, outputs);
             let program = &self.shared.program;
             let Some(out) = program.ops[i].out() else { continue };
             let buffer = &program.buffers[out.0];
@@ -224,9 +265,9 @@ impl CpuState {
 }
 
 impl State for CpuState {
-    fn step(&mut self, columns: &[Column], outputs: &[usize]) -> Result<()> {
+    fn step(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()> {
         self.outputs = 0;
-        self.check(columns, outputs)?;
+        self.check(columns, tables, outputs)?;
         let shared = self.shared.clone();
         if let Some(frequencies) = &shared.program.frequencies {
             let size = 2 * frequencies.pairs();
@@ -234,11 +275,11 @@ impl State for CpuState {
                 frequencies.table(column.position as i64, table);
             }
         }
-        self.run(0..shared.program.ops.len(), columns, outputs);
+        self.run(0..shared.program.ops.len(), columns, tables, outputs);
         let width = shared.program.spec.vocab_size;
         let logits = &self.planes.f32(PlaneId(shared.program.logits.0))[..outputs.len() * width];
         if logits.iter().any(|v| !v.is_finite()) {
-            return Err(self.diagnose(columns, outputs));
+            return Err(self.diagnose(columns, tables, outputs));
         }
         self.outputs = outputs.len();
         Ok(())
@@ -251,7 +292,48 @@ impl State for CpuState {
         &mut logits[i * width..(i + 1) * width]
     }
 
-    fn shift(&mut self, shift: Shift) {
+    fn all_logits(&mut self) -> Vec<&mut [f32]> {
+        let width = self.shared.program.spec.vocab_size;
+        let logits = self.planes.f32(PlaneId(self.shared.program.logits.0));
+        logits.chunks_exact_mut(width).take(self.outputs).collect()
+    }
+
+    fn hidden(&mut self, i: usize) -> Vec<f32> {
+        assert!(i < self.outputs, "output {i} of {}", self.outputs);
+        let shared = self.shared.clone();
+        let program = &shared.program;
+        let last = program.ops.iter().rev().find_map(|op| match op {
+            Op::RmsNorm { input, weight, .. } => Some((*input, *weight)),
+            _ => None,
+        });
+        // Every program ends with a norm before its head.
+        let Some((input, weight)) = last else { return Vec::new() };
+        let width = program.buffers[input.0].width;
+        let x = &self.planes.f32(PlaneId(input.0))[i * width..(i + 1) * width];
+        let mut out = vec![0.0; width];
+        rms_norm(shared.level, x, &program.vectors[weight.0], program.spec.norm.epsilon, &mut out);
+        out
+    }
+
+    fn copy_page(&mut self, from: PageId, to: PageId) {
+        assert!(from.index().max(to.index()) < self.room.pages, "a page is beyond the cache");
+        let layout = self.layout;
+        let width = layout.width().unwrap_or(0);
+        for plane in &self.kv {
+            for column in 0..layout.columns() {
+                let length = if column < layout.heads { layout.key_length } else { layout.value_length };
+                let page = PAGE * layout.kv.row(length);
+                let at = |p: PageId| column * width + p.index() * page;
+                let source = at(from)..at(from) + page;
+                match self.room.kv {
+                    KvType::F32 => self.planes.f32(*plane).copy_within(source, at(to)),
+                    _ => self.planes.f16(*plane).copy_within(source, at(to)),
+                }
+            }
+        }
+    }
+
+    fn shift(&mut self, shift: Shift, from: &[PageId], to: &[PageId]) {
         let Shift { keep, discard, len } = shift;
         let layout = self.layout;
         let shared = self.shared.clone();
@@ -266,40 +348,54 @@ impl State for CpuState {
                 rope(kind, key, table);
             }
         };
+        // Positions only move down, so in order nothing is overwritten that is still to be read.
+        let moves = |p: usize| (slot(from, p), slot(to, if p < keep { p } else { p - discard }));
+        let stay = (0..keep).map(|p| (false, moves(p))).filter(|(_, (a, b))| a != b);
+        let moved = (keep + discard..len).map(|p| (true, moves(p)));
+        let moves: Vec<(bool, (usize, usize))> = stay.chain(moved).collect();
         let width = layout.width().unwrap_or(0);
         let (mut wide, mut narrow) = (vec![0f32; layout.key_length], vec![0u16; layout.key_length]);
         for plane in &self.kv {
             for head in 0..layout.columns() {
                 let range = head * width..(head + 1) * width;
-                let moved = (keep + discard) * layout.value_length..len * layout.value_length;
-                let to = keep * layout.value_length;
-                match self.room.kv {
-                    KvType::F16 => {
-                        let column = &mut self.planes.f16(*plane)[range];
-                        if head >= layout.heads {
-                            column.copy_within(moved, to);
+                let is_key = head < layout.heads;
+                let row = layout.kv.row(layout.value_length);
+                for (turned, (a, b)) in &moves {
+                    let value = a * row..(a + 1) * row;
+                    if layout.kv == KvType::F32 {
+                        let column = &mut self.planes.f32(*plane)[range.clone()];
+                        if !is_key {
+                            column.copy_within(value, b * row);
                             continue;
                         }
-                        for position in keep + discard..len {
-                            layout.get_key(column, position, &mut narrow);
-                            from_f16(&narrow, &mut wide);
+                        layout.get_key(column, *a, &mut wide);
+                        if *turned {
                             turn(&mut wide);
-                            to_f16(shared.level, &wide, &mut narrow);
-                            layout.put_key(column, position - discard, &narrow);
                         }
+                        layout.put_key(column, *b, &wide);
+                        continue;
                     }
-                    KvType::F32 => {
-                        let column = &mut self.planes.f32(*plane)[range];
-                        if head >= layout.heads {
-                            column.copy_within(moved, to);
-                            continue;
-                        }
-                        for position in keep + discard..len {
-                            layout.get_key(column, position, &mut wide);
+                    let column = &mut self.planes.f16(*plane)[range.clone()];
+                    if !is_key {
+                        column.copy_within(value, b * row);
+                        continue;
+                    }
+                    if let Some(blocks) = layout.kv.blocks() {
+                        let column = bytemuck::cast_slice_mut(column);
+                        blocks.get_key(column, *a, &mut wide);
+                        if *turned {
                             turn(&mut wide);
-                            layout.put_key(column, position - discard, &wide);
                         }
+                        blocks.put_key(column, *b, &wide);
+                        continue;
                     }
+                    layout.get_key(column, *a, &mut narrow);
+                    if *turned {
+                        from_f16(&narrow, &mut wide);
+                        turn(&mut wide);
+                        to_f16(shared.level, &wide, &mut narrow);
+                    }
+                    layout.put_key(column, *b, &narrow);
                 }
             }
         }

@@ -4,7 +4,7 @@ use mdl_kernels::Level;
 use mdl_kernels::ops::activation::{BLOCK, quantize_activations};
 use mdl_kernels::ops::attention::{Cached, Head, attention};
 use mdl_kernels::ops::elementwise::{self, add, gated, scale, soft_cap, to_f16};
-use mdl_kernels::ops::matmul::{Activations, Columns, Panel, Product, Store, matmul};
+use mdl_kernels::ops::matmul::{Activations, Columns, Packed, Panel, Product, Store, matmul};
 use mdl_kernels::ops::norm::{rms_norm, rms_norm_in_place};
 use mdl_kernels::ops::rope::{self, rope};
 use mdl_kernels::ops::row::dequantize_row;
@@ -12,7 +12,7 @@ use mdl_kernels::region::{Grid, Operation, PlaneId, Reader, Tile};
 
 use super::Column;
 use crate::families::spec::{Activation, RopeKind};
-use crate::runtime::kv::{KvLayout, KvType};
+use crate::runtime::kv::{KvLayout, KvType, PageId, slot};
 use crate::runtime::program::{BufferId, Element, Extent, MatrixId, Op, Program, Room, VectorId};
 
 /// Columns of queries that attention takes at once: they share each read of the cache.
@@ -50,15 +50,18 @@ impl Scratch {
 pub(super) struct CpuOp<'a> {
     pub op: &'a Op,
     pub program: &'a Program,
+    /// The matrices of the program in panels, where they are.
+    pub packed: &'a [Option<Packed>],
     pub level: Level,
     pub threads: usize,
     pub columns: &'a [Column],
+    /// The pages of each sequence.
+    pub tables: &'a [&'a [PageId]],
     pub outputs: &'a [usize],
     /// Cosines and sines: `[columns, pairs, 2]`.
     pub angles: &'a [f32],
     pub layout: KvLayout,
     pub kv: &'a [PlaneId],
-    pub kv_type: KvType,
 }
 
 /// The kernels' name of a kind of rotation; `None` for none.
@@ -125,6 +128,11 @@ impl CpuOp<'_> {
         Grid { columns: 0..self.count(out), tile_columns: 1, rows: 0..rows, tile_rows: rows }
     }
 
+    /// True when most columns stand for a sequence of their own.
+    fn is_decode(&self) -> bool {
+        2 * self.tables.len() > self.columns.len()
+    }
+
     fn rows_of(&self, weights: &[MatrixId]) -> usize {
         weights.iter().map(|id| self.program.matrices[id.0].rows()).sum()
     }
@@ -154,15 +162,23 @@ impl CpuOp<'_> {
             if is_key {
                 self.prepare(head, norm, c);
             }
-            match self.kv_type {
-                KvType::F32 if is_key => self.layout.put_key(tile.f32(0), token.position, head),
-                KvType::F32 => self.layout.put_value(tile.f32(0), token.position, head),
-                KvType::F16 => {
+            let slot = slot(self.tables[token.sequence], token.position);
+            match (self.layout.kv, self.layout.kv.blocks()) {
+                (_, Some(blocks)) => {
+                    let column = bytemuck::cast_slice_mut(tile.f16(0));
+                    match is_key {
+                        true => blocks.put_key(column, slot, head),
+                        false => blocks.put_value(column, slot, head),
+                    }
+                }
+                (KvType::F32, _) if is_key => self.layout.put_key(tile.f32(0), slot, head),
+                (KvType::F32, _) => self.layout.put_value(tile.f32(0), slot, head),
+                _ => {
                     scratch.halves.resize(length, 0);
                     to_f16(self.level, head, &mut scratch.halves);
                     match is_key {
-                        true => self.layout.put_key(tile.f16(0), token.position, &scratch.halves),
-                        false => self.layout.put_value(tile.f16(0), token.position, &scratch.halves),
+                        true => self.layout.put_key(tile.f16(0), slot, &scratch.halves),
+                        false => self.layout.put_value(tile.f16(0), slot, &scratch.halves),
                     }
                 }
             }
@@ -176,13 +192,33 @@ impl CpuOp<'_> {
         scratch: &mut Scratch,
         (block, qkv, norm, window): (usize, BufferId, Option<VectorId>, Option<usize>),
     ) {
+        // Columns of one sequence share each read of the cache.
+        let mut start = tile.columns.start;
+        while start < tile.columns.end {
+            let sequence = self.columns[start].sequence;
+            let same = self.columns[start..tile.columns.end].iter().take_while(|c| c.sequence == sequence);
+            let end = start + same.count();
+            self.attend_one(planes, tile, scratch, start..end, (block, qkv, norm, window));
+            start = end;
+        }
+    }
+
+    /// Attention of columns of one sequence.
+    fn attend_one(
+        &self,
+        planes: &Reader<'_>,
+        tile: &mut Tile<'_>,
+        scratch: &mut Scratch,
+        columns: std::ops::Range<usize>,
+        (block, qkv, norm, window): (usize, BufferId, Option<VectorId>, Option<usize>),
+    ) {
         let spec = &self.program.spec;
         let KvLayout { heads, key_length, value_length, .. } = self.layout;
         let group = spec.group();
         let kv_head = tile.rows.start / (group * value_length);
         scratch.queries.clear();
         scratch.positions.clear();
-        for c in tile.columns.clone() {
+        for c in columns.clone() {
             let end = self.columns[c].position + 1;
             let start = window.map_or(0, |w| end.saturating_sub(w));
             let first = kv_head * group * key_length;
@@ -197,14 +233,18 @@ impl CpuOp<'_> {
         let width = self.layout.width().unwrap_or(0);
         let cached = |column: usize| {
             let range = column * width..(column + 1) * width;
-            match self.kv_type {
-                KvType::F16 => Cached::F16(&planes.f16(self.kv[block])[range]),
-                KvType::F32 => Cached::F32(&planes.f32(self.kv[block])[range]),
+            match (self.layout.kv, self.layout.kv.blocks()) {
+                (_, Some(blocks)) => {
+                    Cached::Blocks(blocks, bytemuck::cast_slice(&planes.f16(self.kv[block])[range]))
+                }
+                (KvType::F32, _) => Cached::F32(&planes.f32(self.kv[block])[range]),
+                _ => Cached::F16(&planes.f16(self.kv[block])[range]),
             }
         };
         let head = Head {
             keys: cached(kv_head),
             values: cached(heads + kv_head),
+            pages: self.tables[self.columns[columns.start].sequence],
             key_length,
             value_length,
             scale: spec.attention.scale,
@@ -214,8 +254,9 @@ impl CpuOp<'_> {
         floats.clear();
         floats.resize(positions.len() * value_length, 0.0);
         attention(self.level, &head, queries, positions, scores, floats);
+        let first = columns.start - tile.columns.start;
         for (c, out) in floats.chunks_exact(group * value_length).enumerate() {
-            tile.f32(c).copy_from_slice(out);
+            tile.f32(first + c).copy_from_slice(out);
         }
     }
 
@@ -242,7 +283,9 @@ impl CpuOp<'_> {
                 let rows = start - first..end - first;
                 let offset = start - tile.rows.start;
                 let mut part = Part { tile, offset, len: rows.len() };
-                let product = Product { weight, rows: rows.clone(), x, columns: columns.clone(), store };
+                let packed = self.packed[id.0].as_ref();
+                let product =
+                    Product { weight, packed, rows: rows.clone(), x, columns: columns.clone(), store };
                 matmul(self.level, &product, &mut part, &mut scratch.panel);
                 if let Some(bias) = bias {
                     for c in 0..columns.len() {
@@ -314,7 +357,8 @@ impl Operation for CpuOp<'_> {
             }
             Op::Attention { out, .. } => Grid {
                 columns: 0..self.count(*out),
-                tile_columns: ATTENTION_COLUMNS,
+                // Sequences that each have one column share nothing.
+                tile_columns: if self.is_decode() { 1 } else { ATTENTION_COLUMNS },
                 rows: 0..self.program.buffers[out.0].width,
                 tile_rows: self.program.spec.group() * self.layout.value_length,
             },

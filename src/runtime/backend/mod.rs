@@ -5,7 +5,7 @@ mod cpu_ops;
 
 use crate::diagnostic::Result;
 
-use super::kv::Shift;
+use super::kv::{PageId, Shift};
 use super::program::{Program, Room};
 
 /// One token of a step.
@@ -15,6 +15,8 @@ pub struct Column {
     pub token: u32,
     /// Its position; the cache holds every position before it.
     pub position: usize,
+    /// Its sequence: the index of a table of pages.
+    pub sequence: usize,
 }
 
 /// A device that holds a model and runs its steps.
@@ -25,22 +27,25 @@ pub trait Backend: Send + Sync {
     /// Bytes that a session takes beside [`Program::memory`]: scratch.
     fn scratch_bytes(&self, room: &Room) -> u64;
 
-    /// Buffers and cache for one sequence.
+    /// Buffers, and a cache for many sequences.
     ///
     /// # Errors
     /// There is no memory for them.
     fn state(&self, room: &Room) -> Result<Box<dyn State>>;
 }
 
-/// The buffers and the cache of one sequence.
+/// The buffers of a step and the cache.
 pub trait State: Send {
-    /// Runs the program for `columns`, whose positions follow each other and lie in the room.
-    /// `outputs` are the columns whose logits are wanted.
+    /// Runs the program. `tables[s]` are the pages of sequence `s`, in order: position `p` is in
+    /// `tables[s][p / PAGE]`. Columns of one sequence follow each other, with positions that do.
+    /// No two sequences write to one page. `outputs` are the columns whose logits are wanted.
+    ///
+    /// What is computed for a column depends on its own sequence alone, to the bit.
     ///
     /// # Errors
-    /// A column or an output does not fit the room, or the result is not finite; then the operation
-    /// that made it is named.
-    fn step(&mut self, columns: &[Column], outputs: &[usize]) -> Result<()>;
+    /// A column, a page or an output does not fit the room, or the result is not finite; then the
+    /// operation that made it is named.
+    fn step(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()>;
 
     /// The logits of output `i` of the last step.
     ///
@@ -48,6 +53,25 @@ pub trait State: Send {
     /// If the last step had no such output.
     fn logits(&mut self, i: usize) -> &mut [f32];
 
-    /// Drops positions from the cache and turns the keys of those that move.
-    fn shift(&mut self, shift: Shift);
+    /// The logits of every output of the last step, to be worked on at the same time.
+    fn all_logits(&mut self) -> Vec<&mut [f32]>;
+
+    /// What the last norm gave for output `i` of the last step, in float32: `[embedding_length]`.
+    ///
+    /// # Panics
+    /// If the last step had no such output.
+    fn hidden(&mut self, i: usize) -> Vec<f32>;
+
+    /// Copies a page of the cache.
+    ///
+    /// # Panics
+    /// If there is no such page.
+    fn copy_page(&mut self, from: PageId, to: PageId);
+
+    /// Drops positions of a sequence and turns the keys of those that move. Reads from the pages `from` and
+    /// writes to `to`, which may be the same.
+    ///
+    /// # Panics
+    /// If a table is too short or names no page.
+    fn shift(&mut self, shift: Shift, from: &[PageId], to: &[PageId]);
 }

@@ -1,14 +1,24 @@
 //! Many generations at once: continuous batching over a paged KV cache with prefixes shared.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+mod logprobs;
+mod prefix;
+mod schedule;
+mod sequence;
+mod worker;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
 use super::constrain::Constraint;
+use super::engine::Model;
 use super::generate::{Done, Stats};
-use super::kv::KvType;
+use super::kv::{KvType, PAGE};
 use super::loaded::Loaded;
 use super::options::GenerateOptions;
+use super::program::Room;
 use crate::diagnostic::{Diagnostic, Errors, Result};
+use sequence::Waiting;
+use worker::Worker;
 
 /// What an engine has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +32,24 @@ pub struct EngineOptions {
     /// How keys and values are stored; `None` for the model's usual type.
     pub kv: Option<KvType>,
 }
+
+impl EngineOptions {
+    /// The room that an engine takes: every sequence has pages for its whole context.
+    pub fn room(&self, model: &Model) -> Room {
+        let context = self.context.max(1);
+        let parallel = self.parallel.max(1);
+        Room {
+            pages: parallel.saturating_mul(context.div_ceil(PAGE)),
+            context,
+            columns: self.columns.max(parallel),
+            outputs: parallel.max(MEAN_OUTPUTS),
+            kv: self.kv.unwrap_or_else(|| model.usual_kv()),
+        }
+    }
+}
+
+/// Outputs of a step at least: so many tokens at a time become part of a mean.
+const MEAN_OUTPUTS: usize = 8;
 
 /// A generation to do.
 pub struct Request {
@@ -41,7 +69,7 @@ pub struct Request {
     pub cancelled: Arc<AtomicBool>,
 }
 
-/// The logarithm of a token's probability after penalties and before temperature.
+/// The logarithm of a token's probability by the model, before any sampler changes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprob {
     /// The token.
@@ -128,27 +156,84 @@ pub struct Usage {
 }
 
 /// A model that answers many requests at once, on a thread of its own. The thread ends when the last
-/// handle is dropped and its requests are done or cancelled.
+/// handle is dropped and its requests are done.
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine {
+    requests: mpsc::Sender<Waiting>,
+    shared: Arc<Shared>,
+}
 
 impl Engine {
     /// Makes the cache and starts the thread.
     ///
     /// # Errors
     /// There is no memory for the cache, or the system refuses a thread.
-    pub fn start(_model: Arc<Loaded>, _options: EngineOptions) -> Result<Engine> {
-        Err(Diagnostic::error("the engine is not built yet").into())
+    pub fn start(model: Arc<Loaded>, options: EngineOptions) -> Result<Engine> {
+        let room = options.room(&model.model);
+        let state = model.model.state(&room)?;
+        let shared = Arc::new(Shared { slots: options.parallel, ..Shared::default() });
+        let (requests, receiver) = mpsc::channel();
+        let worker = Worker::new(model, room, options, state, receiver, shared.clone());
+        std::thread::Builder::new()
+            .name("mdl-engine".to_owned())
+            .spawn(move || worker.run())
+            .map_err(|e| Diagnostic::environment(format!("cannot start an engine's thread: {e}")))?;
+        Ok(Engine { requests, shared })
     }
 
     /// Queues a request; `sink` hears of it.
-    pub fn submit(&self, _request: Request, _sink: Sink) {}
+    pub fn submit(&self, request: Request, sink: Sink) {
+        self.queue(Waiting::Generate(Box::new(request), sink));
+    }
 
-    /// Queues a text to embed: the model's last norm, pooled as its metadata says, else that of the last token.
-    pub fn embed(&self, _tokens: Vec<u32>, _cancelled: Arc<AtomicBool>, _sink: EmbedSink) {}
+    /// Queues a text to embed: the last norm's output, pooled as the model's metadata says (`pooling_type`), else
+    /// that of the last token.
+    pub fn embed(&self, tokens: Vec<u32>, cancelled: Arc<AtomicBool>, sink: EmbedSink) {
+        self.queue(Waiting::Embed(tokens, cancelled, sink));
+    }
+
+    fn queue(&self, waiting: Waiting) {
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        if let Err(mpsc::SendError(waiting)) = self.requests.send(waiting) {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            waiting.end(Some(Diagnostic::environment("the engine has ended").into()));
+        }
+    }
 
     /// How busy it is.
     pub fn usage(&self) -> Usage {
-        Usage::default()
+        let shared = &self.shared;
+        let count = |n: &AtomicUsize| n.load(Ordering::Relaxed);
+        let total = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        Usage {
+            slots: shared.slots,
+            active: count(&shared.active),
+            waiting: count(&shared.waiting),
+            pages: count(&shared.pages),
+            pages_used: count(&shared.pages_used),
+            pages_cached: count(&shared.pages_cached),
+            prompt_tokens_cached: total(&shared.prompt_tokens_cached),
+            prompt_tokens: total(&shared.prompt_tokens),
+            generated_tokens: total(&shared.generated_tokens),
+            steps: total(&shared.steps),
+        }
     }
 }
+
+/// What the thread tells of itself.
+#[derive(Default)]
+struct Shared {
+    slots: usize,
+    active: AtomicUsize,
+    waiting: AtomicUsize,
+    pages: AtomicUsize,
+    pages_used: AtomicUsize,
+    pages_cached: AtomicUsize,
+    prompt_tokens_cached: AtomicU64,
+    prompt_tokens: AtomicU64,
+    generated_tokens: AtomicU64,
+    steps: AtomicU64,
+}
+
+#[cfg(test)]
+mod tests;

@@ -120,7 +120,9 @@ impl Prepared {
     ///
     /// # Errors
     /// As [`Prepared::start`].
-    pub async fn start_all(self, app: &Arc<App>, n: u32) -> Result<Vec<Answer>, ApiError> {
+    pub async fn start_all(mut self, app: &Arc<App>, n: u32) -> Result<Vec<Answer>, ApiError> {
+        // From here on each answer waits for itself.
+        self.lease.started();
         let this = Arc::new(self);
         let mut constraints = Vec::new();
         if let Some(grammar) = this.grammar.clone() {

@@ -1,5 +1,7 @@
 //! Health, metrics, the API's description.
 
+mod usage;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -24,9 +26,13 @@ use crate::store::Name;
 ))]
 pub struct Description;
 
-/// Health and metrics.
+/// Health, metrics, use.
 pub fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz)).routes(routes!(metrics))
+    OpenApiRouter::new()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
+        .routes(routes!(usage::usage))
 }
 
 /// `/openapi.json`.
@@ -76,4 +82,104 @@ pub fn preload(app: &Arc<App>) {
         }
         app.preloaded.store(true, Ordering::Release);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::{Request, header};
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::server::config::Config;
+    use crate::server::router;
+    use crate::store::Store;
+
+    struct Place {
+        _directory: tempfile::TempDir,
+        app: Arc<App>,
+    }
+
+    impl Place {
+        fn new() -> Place {
+            let directory = tempfile::tempdir().unwrap();
+            let app =
+                App::new(Store::open(directory.path().join("store")).unwrap(), Config::default()).unwrap();
+            Place { _directory: directory, app }
+        }
+
+        /// Status, content type and body.
+        async fn get(&self, path: &str) -> (u16, String, String) {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = router(&self.app).oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let content_type = response.headers().get(header::CONTENT_TYPE);
+            let content_type = content_type.map_or("", |v| v.to_str().unwrap()).to_owned();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, content_type, String::from_utf8(body.to_vec()).unwrap())
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_ready_once_it_is_loaded_and_until_it_stops() {
+        let place = Place::new();
+        assert_eq!(place.get("/healthz").await.0, 200);
+        let (status, _, why) = place.get("/readyz").await;
+        assert_eq!((status, why.as_str()), (503, "loading"));
+        place.app.preloaded.store(true, Ordering::Release);
+        assert_eq!(place.get("/readyz").await.0, 200);
+        place.app.drain();
+        let (status, _, why) = place.get("/readyz").await;
+        assert_eq!((status, why.as_str()), (503, "stopping"));
+        assert_eq!(place.get("/healthz").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn use_of_an_idle_server() {
+        let place = Place::new();
+        place.app.preloaded.store(true, Ordering::Release);
+        let (status, content_type, body) = place.get("/api/mdl/usage").await;
+        assert_eq!((status, content_type.as_str()), (200, "application/json"));
+        let mut usage: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert!(usage["uptime_seconds"].take().as_f64().unwrap() >= 0.0);
+        let expected = serde_json::json!({
+            "state": "ready", "uptime_seconds": null, "requests_waiting": 0, "models": [],
+        });
+        assert_eq!(usage, expected);
+    }
+
+    #[tokio::test]
+    async fn metrics_count_requests_by_route() {
+        let place = Place::new();
+        place.get("/healthz").await;
+        place.get("/no/such/path").await;
+        let (status, content_type, text) = place.get("/metrics").await;
+        assert_eq!(status, 200);
+        assert!(content_type.starts_with("application/openmetrics-text"));
+        for line in [
+            "mdl_requests_total{route=\"/healthz\",method=\"GET\",status=\"200\"} 1",
+            "mdl_requests_total{route=\"other\",method=\"GET\",status=\"404\"} 1",
+            "mdl_requests_waiting 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[tokio::test]
+    async fn the_description_names_every_operation_and_its_schemas() {
+        let place = Place::new();
+        let (status, _, body) = place.get("/openapi.json").await;
+        assert_eq!(status, 200);
+        let api: serde_json::Value = serde_json::from_str(&body).unwrap();
+        for path in ["/healthz", "/readyz", "/metrics", "/api/mdl/usage"] {
+            assert!(api["paths"][path]["get"]["responses"]["200"].is_object(), "{path}");
+        }
+        // Every reference leads somewhere.
+        for reference in body.split("\"$ref\":\"#").skip(1) {
+            let pointer = reference.split('"').next().unwrap();
+            assert!(api.pointer(pointer).is_some(), "{pointer}");
+        }
+    }
 }

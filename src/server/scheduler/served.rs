@@ -9,7 +9,6 @@ use crate::runtime::batch::{Engine, EngineOptions};
 use crate::runtime::constrain::Grammars;
 use crate::runtime::loaded::Loaded;
 use crate::runtime::options::GenerateOptions;
-use crate::runtime::program::Room;
 use crate::runtime::stored;
 use crate::server::app::App;
 use crate::store::{Digest, Name, Stored};
@@ -69,8 +68,11 @@ impl Served {
             columns: wish.batch.unwrap_or(options.num_batch).clamp(1, BATCH.max(options.num_batch)),
             kv: config.kv_cache_type,
         };
-        let weights = loaded.model.program().weight_bytes();
-        let needed = |engine: &EngineOptions| weights.saturating_add(cache(&loaded, engine));
+        // What a backend packs is memory of its own; the file behind it is only mapped.
+        let weights = loaded.model.program().packed_bytes();
+        let needed = |engine: &EngineOptions| {
+            weights.saturating_add(loaded.model.memory_of(&engine.room(&loaded.model)).total())
+        };
         if let Some(available) = memory::available() {
             // Fewer sequences at once are better than none.
             while engine.parallel > 1 && needed(&engine) > available {
@@ -115,20 +117,6 @@ impl Served {
         let made = self.grammars.get_or_init(|| Grammars::new(&self.loaded.tokenizer));
         made.as_ref().map_err(Clone::clone)
     }
-}
-
-/// Bytes of an engine's cache and buffers.
-fn cache(loaded: &Loaded, engine: &EngineOptions) -> u64 {
-    let pages = engine.parallel.saturating_mul(engine.context.div_ceil(crate::runtime::kv::PAGE));
-    let model = &loaded.model;
-    let room = Room {
-        pages,
-        context: engine.context,
-        columns: engine.columns,
-        outputs: engine.parallel,
-        kv: engine.kv.unwrap_or_else(|| model.usual_kv()),
-    };
-    model.memory_of(&room).total()
 }
 
 fn too_large(needed: u64, available: u64, context: usize) -> Errors {

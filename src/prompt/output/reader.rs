@@ -1,0 +1,563 @@
+//! Reads an answer as it comes.
+
+use serde_json::{Map, Value as Json};
+
+use super::json_scan::{JsonScan, Scanned};
+use super::{CallSyntax, OutputSyntax, Piece, ReaderOptions, ThinkingSyntax, ToolSyntax};
+
+/// Takes text as it comes and gives parts as soon as they are certain. No part of a tag is ever given as
+/// text; what turns out to be no call is text again.
+pub struct OutputReader {
+    thinking: Option<ThinkingSyntax>,
+    tools: Option<ToolSyntax>,
+    names: Vec<String>,
+    /// What has come and is not certain yet.
+    held: String,
+    state: State,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// Nothing but white space has come.
+    Start,
+    /// The model thinks; nothing but white space has come of it where true.
+    Thinking(bool),
+    /// Thinking is over; white space is swallowed.
+    AfterThinking,
+    Text,
+    /// A tag has come, and perhaps a part of a call. The whole of it is held.
+    Call(CallScan),
+    /// A call has ended: white space, separators and ends are swallowed.
+    AfterCall,
+}
+
+#[derive(Clone, Debug, Default)]
+struct CallScan {
+    /// Bytes of the tags before the call.
+    tags: usize,
+    /// Where the JSON value begins, once it is there.
+    json: Option<usize>,
+    scan: JsonScan,
+}
+
+enum Progress {
+    /// More text is needed.
+    Wait,
+    /// Something was taken; look again.
+    Again,
+}
+
+impl OutputReader {
+    /// At the beginning of an answer.
+    pub fn new(syntax: &OutputSyntax, options: ReaderOptions) -> OutputReader {
+        let thinking = syntax.thinking.clone().filter(|_| options.thinking);
+        OutputReader {
+            state: match &thinking {
+                Some(_) if options.begins_in_thinking => State::Thinking(true),
+                _ => State::Start,
+            },
+            thinking,
+            tools: match options.tools.is_empty() {
+                true => None,
+                false => Some(syntax.tools.clone().unwrap_or_else(ToolSyntax::bare)),
+            },
+            names: options.tools,
+            held: String::new(),
+        }
+    }
+
+    /// Takes more text.
+    pub fn push(&mut self, text: &str) -> Vec<Piece> {
+        self.held.push_str(text);
+        let mut pieces = Vec::new();
+        while let Progress::Again = self.step(&mut pieces) {}
+        join(pieces)
+    }
+
+    /// The answer is over: gives what was held back.
+    pub fn finish(&mut self) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let held = std::mem::take(&mut self.held);
+        match std::mem::replace(&mut self.state, State::Text) {
+            State::Thinking(_) => {
+                let text = held.trim_end();
+                if !text.is_empty() {
+                    pieces.push(Piece::Thinking(text.to_owned()));
+                }
+            }
+            State::AfterThinking | State::AfterCall if held.trim().is_empty() => {}
+            _ if held.is_empty() => {}
+            _ => pieces.push(Piece::Text(held)),
+        }
+        pieces
+    }
+
+    fn step(&mut self, pieces: &mut Vec<Piece>) -> Progress {
+        match self.state.clone() {
+            State::Start => self.start(),
+            State::Thinking(fresh) => self.think(fresh, pieces),
+            State::AfterThinking => {
+                let kept = self.held.trim_start().len();
+                self.held.drain(..self.held.len() - kept);
+                if self.held.is_empty() {
+                    return Progress::Wait;
+                }
+                self.text_or_bare_call()
+            }
+            State::Text => self.text(pieces),
+            State::Call(scan) => self.call(scan, pieces),
+            State::AfterCall => self.after_call(),
+        }
+    }
+
+    fn start(&mut self) -> Progress {
+        let text = self.held.trim_start();
+        if text.is_empty() {
+            return Progress::Wait;
+        }
+        if let Some(thinking) = &self.thinking {
+            if let Some(rest) = text.strip_prefix(&thinking.open) {
+                self.held = rest.to_owned();
+                self.state = State::Thinking(true);
+                return Progress::Again;
+            }
+            if thinking.open.starts_with(text) {
+                return Progress::Wait;
+            }
+        }
+        self.text_or_bare_call()
+    }
+
+    /// Where an answer's text begins: a call without a tag can only be here.
+    fn text_or_bare_call(&mut self) -> Progress {
+        self.state = State::Text;
+        let Some(tools) = &self.tools else { return Progress::Again };
+        let text = self.held.trim_start();
+        // A tag may begin with a bracket, too.
+        let is_tag = tools.tags().any(|tag| text.starts_with(tag));
+        if !is_tag && tools.tags().any(|tag| tag.starts_with(text)) {
+            self.state = State::Start;
+            return Progress::Wait;
+        }
+        if !is_tag && text.starts_with(['{', '[']) && matches!(tools.call, CallSyntax::Object { .. }) {
+            let white = self.held.len() - text.len();
+            self.state = State::Call(CallScan { tags: white, ..CallScan::default() });
+        }
+        Progress::Again
+    }
+
+    fn think(&mut self, fresh: bool, pieces: &mut Vec<Piece>) -> Progress {
+        let Some(close) = self.thinking.as_ref().map(|t| t.close.clone()) else {
+            self.state = State::Text;
+            return Progress::Again;
+        };
+        if fresh {
+            let kept = self.held.trim_start().len();
+            self.held.drain(..self.held.len() - kept);
+            if self.held.is_empty() {
+                return Progress::Wait;
+            }
+        }
+        if let Some(at) = self.held.find(&close) {
+            let thought = self.held[..at].trim_end().to_owned();
+            self.held.drain(..at + close.len());
+            if !thought.is_empty() {
+                pieces.push(Piece::Thinking(thought));
+            }
+            self.state = State::AfterThinking;
+            return Progress::Again;
+        }
+        // White space at the end may be that before the tag.
+        let certain = self.held[..self.held.len() - beginning_of(&self.held, &close)].trim_end().len();
+        if certain > 0 {
+            pieces.push(Piece::Thinking(self.held.drain(..certain).collect()));
+            self.state = State::Thinking(false);
+        }
+        Progress::Wait
+    }
+
+    fn text(&mut self, pieces: &mut Vec<Piece>) -> Progress {
+        let Some(tools) = &self.tools else {
+            if !self.held.is_empty() {
+                pieces.push(Piece::Text(std::mem::take(&mut self.held)));
+            }
+            return Progress::Wait;
+        };
+        let first = tools.tags().filter_map(|tag| Some((self.held.find(tag)?, tag.len()))).min();
+        if let Some((at, len)) = first {
+            if at > 0 {
+                pieces.push(Piece::Text(self.held.drain(..at).collect()));
+            }
+            self.state = State::Call(CallScan { tags: len, ..CallScan::default() });
+            return Progress::Again;
+        }
+        let held = tools.tags().map(|tag| beginning_of(&self.held, tag)).max().unwrap_or(0);
+        let certain = self.held.len() - held;
+        if certain > 0 {
+            pieces.push(Piece::Text(self.held.drain(..certain).collect()));
+        }
+        Progress::Wait
+    }
+
+    fn call(&mut self, mut scan: CallScan, pieces: &mut Vec<Piece>) -> Progress {
+        let Some(tools) = self.tools.clone() else {
+            self.state = State::Text;
+            return Progress::Again;
+        };
+        let Some(json) = scan.json else {
+            match find_json(&tools, &self.held, scan.tags) {
+                Found::At(at) => {
+                    scan.json = Some(at);
+                    self.state = State::Call(scan);
+                    return Progress::Again;
+                }
+                Found::Later => return Progress::Wait,
+                Found::No => return self.no_call(scan.tags, pieces),
+            }
+        };
+        match scan.scan.push(&self.held[json..]) {
+            Scanned::More => {
+                self.state = State::Call(scan);
+                Progress::Wait
+            }
+            Scanned::Not => self.no_call(scan.tags, pieces),
+            Scanned::End(len) => {
+                let calls =
+                    calls(&tools, &self.held[scan.tags..json], &self.held[json..json + len], &self.names);
+                let Some(calls) = calls else { return self.no_call(json + len, pieces) };
+                pieces.extend(calls);
+                self.held.drain(..json + len);
+                self.state = State::AfterCall;
+                Progress::Again
+            }
+        }
+    }
+
+    /// What was held is text after all, as far as byte `len` at least.
+    fn no_call(&mut self, len: usize, pieces: &mut Vec<Piece>) -> Progress {
+        if len > 0 {
+            pieces.push(Piece::Text(self.held.drain(..len).collect()));
+        }
+        self.state = State::Text;
+        Progress::Again
+    }
+
+    fn after_call(&mut self) -> Progress {
+        let Some(tools) = &self.tools else {
+            self.state = State::Text;
+            return Progress::Again;
+        };
+        let text = self.held.trim_start();
+        if text.is_empty() {
+            self.held.clear();
+            return Progress::Wait;
+        }
+        let after = match &tools.call {
+            CallSyntax::Named { after, .. } => after.trim(),
+            CallSyntax::Object { .. } => "",
+        };
+        let swallowed = [after, tools.close.trim(), tools.separator.trim(), tools.end.trim()];
+        let mut swallowed = swallowed.into_iter().filter(|t| !t.is_empty());
+        if let Some(rest) = swallowed.clone().find_map(|t| text.strip_prefix(t)) {
+            self.held = rest.to_owned();
+            return Progress::Again;
+        }
+        let tags = tools.tags().collect::<Vec<_>>();
+        if let Some(tag) = tags.iter().find(|t| text.starts_with(**t)) {
+            let tags = self.held.len() - text.len() + tag.len();
+            self.state = State::Call(CallScan { tags, ..CallScan::default() });
+            return Progress::Again;
+        }
+        if swallowed.any(|t| t.starts_with(text)) || tags.iter().any(|t| t.starts_with(text)) {
+            return Progress::Wait;
+        }
+        // Where calls have no tag of their own, another may follow.
+        let bare = tools.open.trim().is_empty();
+        self.state = if bare { State::AfterThinking } else { State::Text };
+        self.held = text.to_owned();
+        Progress::Again
+    }
+}
+
+enum Found {
+    At(usize),
+    Later,
+    No,
+}
+
+/// Where the JSON of a call begins after the tags.
+fn find_json(tools: &ToolSyntax, held: &str, tags: usize) -> Found {
+    let mut at = tags;
+    // `begin` may be followed by `open`.
+    let rest = held[at..].trim_start();
+    let open = tools.open.trim();
+    if !open.is_empty() && !held[..tags].ends_with(open) {
+        if rest.starts_with(open) {
+            at = held.len() - rest.len() + open.len();
+        } else if open.starts_with(rest) {
+            return Found::Later;
+        }
+    }
+    let rest = held[at..].trim_start();
+    let start = held.len() - rest.len();
+    match &tools.call {
+        CallSyntax::Object { .. } => match rest.chars().next() {
+            None => Found::Later,
+            Some('{' | '[') => Found::At(start),
+            Some(_) => Found::No,
+        },
+        CallSyntax::Named { .. } => match rest.find('{') {
+            Some(brace) => Found::At(start + brace),
+            // A name and what is around it.
+            None if rest.len() < 512 => Found::Later,
+            None => Found::No,
+        },
+    }
+}
+
+/// The calls in a JSON value; `None` when one is none, or is of no tool on offer.
+fn calls(tools: &ToolSyntax, before: &str, json: &str, names: &[String]) -> Option<Vec<Piece>> {
+    let value: Json = serde_json::from_str(json).ok()?;
+    match &tools.call {
+        CallSyntax::Object { name, arguments, .. } => {
+            let objects = match value {
+                Json::Array(all) => all,
+                one => vec![one],
+            };
+            let calls = objects.into_iter().map(|object| {
+                let Json::Object(mut object) = object else { return None };
+                // Some write `{"function": {"name": ...}}`.
+                if let Some(Json::Object(inner)) = object.get("function").cloned() {
+                    object = inner;
+                }
+                let called = match object.get(name)? {
+                    Json::String(called) => called.clone(),
+                    _ => return None,
+                };
+                let given =
+                    [arguments.as_str(), "arguments", "parameters"].into_iter().find_map(|k| object.get(k));
+                piece(called, given.cloned(), names)
+            });
+            calls.collect::<Option<Vec<_>>>().filter(|c| !c.is_empty())
+        }
+        CallSyntax::Named { between, before: prefix, .. } => {
+            let text = before.trim_start();
+            let text = text.strip_prefix(tools.open.trim()).unwrap_or(text).trim_start();
+            let text = text.strip_prefix(prefix.trim()).unwrap_or(text);
+            let (called, _) = text
+                .split_once(between.trim())
+                .filter(|_| !between.trim().is_empty())
+                .or_else(|| text.split_once('\n'))?;
+            Some(vec![piece(called.trim().to_owned(), Some(value), names)?])
+        }
+    }
+}
+
+fn piece(name: String, arguments: Option<Json>, names: &[String]) -> Option<Piece> {
+    if !names.contains(&name) {
+        return None;
+    }
+    let arguments = match arguments {
+        None | Some(Json::Null) => Json::Object(Map::new()),
+        // An object in a string.
+        Some(Json::String(text)) => serde_json::from_str(&text).ok().filter(Json::is_object)?,
+        Some(object @ Json::Object(_)) => object,
+        Some(_) => return None,
+    };
+    Some(Piece::ToolCall { name, arguments })
+}
+
+/// The bytes at the end of `text` that may become `tag`.
+fn beginning_of(text: &str, tag: &str) -> usize {
+    let most = tag.len().saturating_sub(1).min(text.len());
+    (1..=most)
+        .rev()
+        .find(|n| tag.is_char_boundary(*n) && text.as_bytes().ends_with(&tag.as_bytes()[..*n]))
+        .unwrap_or(0)
+}
+
+/// Neighbours of one kind as one.
+fn join(pieces: Vec<Piece>) -> Vec<Piece> {
+    let mut joined: Vec<Piece> = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        match (joined.last_mut(), piece) {
+            (Some(Piece::Text(last)), Piece::Text(text)) => last.push_str(&text),
+            (Some(Piece::Thinking(last)), Piece::Thinking(text)) => last.push_str(&text),
+            (_, piece) => joined.push(piece),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::infer::FAMILIES;
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn syntax(tools: ToolSyntax) -> OutputSyntax {
+        let thinking = ThinkingSyntax { open: "<think>".to_owned(), close: "</think>".to_owned() };
+        OutputSyntax { thinking: Some(thinking), tools: Some(tools) }
+    }
+
+    fn options() -> ReaderOptions {
+        ReaderOptions {
+            tools: vec!["weather".into(), "add".into()],
+            thinking: true,
+            begins_in_thinking: false,
+        }
+    }
+
+    fn read(tools: &ToolSyntax, options: ReaderOptions, parts: &[&str]) -> Vec<Piece> {
+        let mut reader = OutputReader::new(&syntax(tools.clone()), options);
+        let mut pieces: Vec<Piece> = parts.iter().flat_map(|p| reader.push(p)).collect();
+        pieces.extend(reader.finish());
+        join(pieces)
+    }
+
+    fn call(name: &str, arguments: Json) -> Piece {
+        Piece::ToolCall { name: name.to_owned(), arguments }
+    }
+
+    /// A call as its family writes it.
+    fn written(tools: &ToolSyntax, calls: &[(&str, Json)]) -> String {
+        let one = |(name, arguments): &(&str, Json)| match &tools.call {
+            CallSyntax::Object { name: n, arguments: a, .. } => {
+                format!("{{\"{n}\": \"{name}\", \"{a}\": {arguments}}}")
+            }
+            CallSyntax::Named { between, before, after } => {
+                format!("{before}{name}{between}{arguments}{after}")
+            }
+        };
+        let list = matches!(tools.call, CallSyntax::Object { list: true, .. });
+        let all: Vec<String> =
+            calls.iter().map(|c| format!("{}{}{}", tools.open, one(c), tools.close)).collect();
+        let all = if list { format!("[{}]", all.join(", ")) } else { all.join(&tools.separator) };
+        format!("{}{all}{}", tools.begin, tools.end)
+    }
+
+    /// The same whatever the cuts, one character at a time included.
+    #[test]
+    fn every_family_is_read_whatever_the_cuts() {
+        let arguments = json!({"city": "Zürich }]\"<", "days": [1, 2, {"a": null}]});
+        for family in FAMILIES {
+            let tools = (family.tools)();
+            let calls = [("weather", arguments.clone()), ("add", json!({}))];
+            let separable =
+                tools.tags().next().is_some() || matches!(tools.call, CallSyntax::Object { list: true, .. });
+            let calls = if separable { &calls[..] } else { &calls[..1] };
+            let text = format!("\n<think>\nhm, {{so}}\n</think>\n\n{}", written(&tools, calls));
+            let mut expected = vec![Piece::Thinking("hm, {so}".to_owned())];
+            expected.extend(calls.iter().map(|(n, a)| call(n, a.clone())));
+            let ends: Vec<usize> = text.char_indices().map(|(i, _)| i).chain([text.len()]).collect();
+            for cut in &ends {
+                let (a, b) = text.split_at(*cut);
+                assert_eq!(
+                    read(&tools, options(), &[a, b]),
+                    expected,
+                    "{} cut at {cut}: {text}",
+                    family.name
+                );
+            }
+            let letters: Vec<&str> = ends.windows(2).map(|w| &text[w[0]..w[1]]).collect();
+            assert_eq!(read(&tools, options(), &letters), expected, "{}", family.name);
+        }
+    }
+
+    #[test]
+    fn text_around_calls_stays() {
+        let tools = ToolSyntax::object("", "<tool_call>\n", "\n</tool_call>", "arguments");
+        let text =
+            "Let me see. <tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>\nDone.";
+        let expected =
+            [Piece::Text("Let me see. ".into()), call("add", json!({"a": 1})), Piece::Text("Done.".into())];
+        assert_eq!(read(&tools, options(), &[text]), expected);
+    }
+
+    #[test]
+    fn what_is_no_call_is_text() {
+        let tools = ToolSyntax::object("", "<tool_call>\n", "\n</tool_call>", "arguments");
+        for text in [
+            "<tool_call>\n{\"name\": \"unknown\", \"arguments\": {}}\n</tool_call>",
+            "<tool_call> not JSON",
+            "<tool_call>\n{\"name\": 7}\n</tool_call> and more",
+            "a < b <tool_c",
+            "<tool_call>\n{\"name\": \"add\", \"argum",
+            "{\"answer\": 42}",
+            "1 <think> 2",
+        ] {
+            for cut in 0..=text.len() {
+                let (a, b) = text.split_at(cut);
+                assert_eq!(
+                    read(&tools, options(), &[a, b]),
+                    [Piece::Text(text.to_owned())],
+                    "{text} at {cut}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_come_in_several_ways() {
+        let tools = ToolSyntax::bare();
+        let one = |text: &str| read(&tools, options(), &[text]);
+        assert_eq!(
+            one(r#"{"name": "add", "parameters": {"b": 1, "a": 2}}"#),
+            [call("add", json!({"b": 1, "a": 2}))]
+        );
+        assert_eq!(one(r#"{"name": "add", "arguments": "{\"a\": 1}"}"#), [call("add", json!({"a": 1}))]);
+        assert_eq!(one(r#" {"name": "add"}"#), [call("add", json!({}))]);
+        assert_eq!(
+            one(r#"[{"name": "add"}, {"name": "weather"}]"#),
+            [call("add", json!({})), call("weather", json!({}))]
+        );
+        // A bare object is a call only where the answer begins.
+        let later = r#"See: {"name": "add"}"#;
+        assert_eq!(one(later), [Piece::Text(later.into())]);
+    }
+
+    #[test]
+    fn thinking_can_be_begun_by_the_prompt() {
+        let tools = ToolSyntax::bare();
+        let begun = ReaderOptions { begins_in_thinking: true, ..options() };
+        let expected = [Piece::Thinking("so it is".into()), Piece::Text("42".into())];
+        assert_eq!(read(&tools, begun.clone(), &["so it ", "is</thi", "nk>\n", "\n42"]), expected);
+        assert_eq!(read(&tools, begun, &["so it is "]), [Piece::Thinking("so it is".into())]);
+        let off = ReaderOptions { thinking: false, ..options() };
+        assert_eq!(read(&tools, off, &["<think>a</think>b"]), [Piece::Text("<think>a</think>b".into())]);
+    }
+
+    #[test]
+    fn long_and_deep_answers_cost_what_they_are_long() {
+        let tools = ToolSyntax::object("", "<tool_call>", "</tool_call>", "arguments");
+        let started = std::time::Instant::now();
+        for unit in ["<", "{", "<tool_call>{", "<tool_call>{\"a", "[", "<think>"] {
+            let text = unit.repeat((256 << 10) / unit.len());
+            let mut reader = OutputReader::new(&syntax(tools.clone()), options());
+            let mut total = 0;
+            for chunk in text.as_bytes().chunks(64) {
+                total += reader.push(std::str::from_utf8(chunk).unwrap()).len();
+            }
+            total += reader.finish().len();
+            assert!(total > 0);
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+    }
+
+    proptest! {
+        /// Nothing of plain text is lost or changed, whatever it looks like.
+        #[test]
+        fn plain_text_comes_back(parts in prop::collection::vec("[a-z<>{}\\[\\]_/ \n]{0,8}|<tool_call>|<think>", 0..12)) {
+            let tools = ToolSyntax::object("", "<tool_call>", "</tool_call>", "arguments");
+            let text = parts.concat();
+            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+            let off = ReaderOptions { thinking: false, ..options() };
+            let read: String = read(&tools, off, &parts).into_iter().map(|p| match p {
+                Piece::Text(t) => t,
+                other => panic!("{other:?}"),
+            }).collect();
+            prop_assert_eq!(read, text);
+        }
+    }
+}

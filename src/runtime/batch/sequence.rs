@@ -1,0 +1,454 @@
+//! One request while it runs: its tokens, its pages, and what it has said.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::logprobs::logprobs;
+use super::prefix::{NodeId, Pool};
+use super::{EmbedSink, Embedding, Event, Request, Sink, TokenLogprob};
+use crate::diagnostic::{Diagnostic, Errors, Result};
+use crate::runtime::backend::State;
+use crate::runtime::constrain::Constraint;
+use crate::runtime::generate::{Done, Stats};
+use crate::runtime::kv::{PAGE, PageId, Shift};
+use crate::runtime::sampler::{Sampler, StopMatcher};
+use crate::tokenizer::{Tokenizer, Utf8Stream};
+
+/// What a sequence is for.
+pub(super) enum Task {
+    /// A text goes on.
+    Generate(Box<Generation>),
+    /// A text becomes a vector.
+    Embed(Pooled),
+}
+
+/// A text that goes on.
+pub(super) struct Generation {
+    sink: Sink,
+    sampler: Sampler,
+    constraint: Option<Constraint>,
+    logit_bias: Vec<(u32, f32)>,
+    logprobs: Option<usize>,
+    num_predict: Option<usize>,
+    num_keep: usize,
+    shift: bool,
+    characters: Utf8Stream,
+    stop: StopMatcher,
+    stops: Vec<String>,
+    stopped: Option<usize>,
+    stats: Stats,
+}
+
+/// A vector in the making.
+pub(super) struct Pooled {
+    pub sink: Option<EmbedSink>,
+    pub pooling: Pooling,
+    sum: Vec<f64>,
+}
+
+/// Which hidden states make the vector of a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pooling {
+    /// The mean of all.
+    Mean,
+    /// That of the first token.
+    First,
+    /// That of the last token.
+    Last,
+}
+
+/// A request that has a slot.
+pub(super) struct Sequence {
+    pub task: Task,
+    /// The context: the prompt and what was said, computed or not.
+    pub tokens: Vec<u32>,
+    /// So many are in the cache.
+    pub computed: usize,
+    cancelled: Arc<AtomicBool>,
+    /// The pages, in order: those of the path, then its own.
+    pub table: Vec<PageId>,
+    path: Vec<NodeId>,
+    /// After a shift the cache holds what no other sequence can use.
+    shifted: bool,
+    started: Option<Instant>,
+    prompt_done: Option<Instant>,
+}
+
+/// A request that waits for a slot.
+pub(super) enum Waiting {
+    Generate(Box<Request>, Sink),
+    Embed(Vec<u32>, Arc<AtomicBool>, EmbedSink),
+}
+
+impl Waiting {
+    pub(super) fn is_cancelled(&self) -> bool {
+        match self {
+            Waiting::Generate(request, _) => request.cancelled.load(Ordering::Relaxed),
+            Waiting::Embed(_, cancelled, _) => cancelled.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends it without having begun.
+    pub(super) fn end(self, errors: Option<Errors>) {
+        match (self, errors) {
+            (Waiting::Generate(_, mut sink), Some(errors)) => tell(&mut sink, Event::Failed(errors)),
+            (Waiting::Generate(_, mut sink), None) => {
+                tell(&mut sink, Event::Ended { done: Done::Cancelled, stop: None, stats: Stats::default() });
+            }
+            (Waiting::Embed(_, _, sink), errors) => {
+                let cancelled = || Diagnostic::error("the request was cancelled").code("cancelled").into();
+                give(sink, Err(errors.unwrap_or_else(cancelled)));
+            }
+        }
+    }
+}
+
+/// A sink that panics is its own request's matter.
+fn tell(sink: &mut Sink, event: Event) {
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sink(event)));
+}
+
+fn give(sink: EmbedSink, result: Result<Embedding>) {
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sink(result)));
+}
+
+impl Sequence {
+    /// Gives a request its slot: what the cache holds of its prompt is not computed again.
+    ///
+    /// # Errors
+    /// The prompt is empty or does not fit, or an option is wrong; the request has been told.
+    pub(super) fn begin(
+        waiting: Waiting,
+        pool: &mut Pool,
+        state: &mut dyn State,
+        context: usize,
+        pooling: Pooling,
+    ) -> Option<Sequence> {
+        let prompt = match &waiting {
+            Waiting::Generate(request, _) => &request.prompt,
+            Waiting::Embed(tokens, ..) => tokens,
+        };
+        if let Some(wrong) = misfit(prompt.len(), context) {
+            waiting.end(Some(wrong));
+            return None;
+        }
+        let (task, tokens, cancelled) = match waiting {
+            Waiting::Generate(request, mut sink) => {
+                let Request { prompt, options, shift, logprobs, logit_bias, constraint, cancelled } =
+                    *request;
+                let mut sampler = match Sampler::new(&options.sampler) {
+                    Ok(sampler) => sampler,
+                    Err(errors) => {
+                        tell(&mut sink, Event::Failed(errors));
+                        return None;
+                    }
+                };
+                prompt.iter().for_each(|t| sampler.accept(*t));
+                let generation = Generation {
+                    sink,
+                    sampler,
+                    constraint,
+                    logit_bias,
+                    logprobs,
+                    num_predict: options.num_predict,
+                    num_keep: options.num_keep,
+                    shift,
+                    characters: Utf8Stream::new(),
+                    stop: StopMatcher::new(&options.stop),
+                    stops: options.stop,
+                    stopped: None,
+                    stats: Stats::default(),
+                };
+                (Task::Generate(Box::new(generation)), prompt, cancelled)
+            }
+            Waiting::Embed(tokens, cancelled, sink) => {
+                (Task::Embed(Pooled { sink: Some(sink), pooling, sum: Vec::new() }), tokens, cancelled)
+            }
+        };
+        let mut sequence = Sequence {
+            task,
+            tokens,
+            computed: 0,
+            cancelled,
+            table: Vec::new(),
+            path: Vec::new(),
+            shifted: false,
+            started: None,
+            prompt_done: None,
+        };
+        sequence.reuse(pool, state);
+        Some(sequence)
+    }
+
+    /// Takes what the cache holds of the prompt, short of its last token.
+    fn reuse(&mut self, pool: &mut Pool, state: &mut dyn State) {
+        // The mean needs every token's hidden state.
+        if matches!(&self.task, Task::Embed(p) if p.pooling != Pooling::Last) {
+            return;
+        }
+        let found = pool.find(&self.tokens[..self.tokens.len() - 1]);
+        self.computed = found.path.len() * PAGE;
+        self.table.extend(found.path.iter().map(|n| pool.page(*n)));
+        self.path = found.path;
+        if let Some((from, n)) = found.partial {
+            // Taking a page may drop the very page that was found, which then is the one to write to.
+            let Some(to) = pool.take() else { return };
+            if from != to {
+                state.copy_page(from, to);
+            }
+            self.table.push(to);
+            self.computed += n;
+        }
+        if let Task::Generate(generation) = &mut self.task {
+            generation.stats.prompt_cached_count = self.computed;
+        }
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Tokens that are to be computed.
+    pub(super) fn pending(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// True once the prompt has been read.
+    pub(super) fn is_decoding(&self) -> bool {
+        self.prompt_done.is_some()
+    }
+
+    /// Which outputs a step of `n` tokens must give: their places among the `n`.
+    pub(super) fn outputs(&self, n: usize) -> std::ops::Range<usize> {
+        match &self.task {
+            Task::Embed(p) if p.pooling == Pooling::Mean => 0..n,
+            Task::Embed(p) if p.pooling == Pooling::First => 0..usize::from(self.computed == 0),
+            _ if n == self.pending() => n - 1..n,
+            _ => 0..0,
+        }
+    }
+
+    /// Makes room for the next `n` tokens. False when no page is left.
+    pub(super) fn reserve(&mut self, n: usize, pool: &mut Pool) -> bool {
+        self.started.get_or_insert_with(Instant::now);
+        while self.table.len() * PAGE < self.computed + n {
+            match pool.take() {
+                Some(page) => self.table.push(page),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Takes note of `n` tokens that have been computed; whole pages are shown to others.
+    pub(super) fn advance(&mut self, n: usize, pool: &mut Pool) {
+        self.computed += n;
+        if self.shifted {
+            return;
+        }
+        while (self.path.len() + 1) * PAGE <= self.computed {
+            let i = self.path.len();
+            let tokens = &self.tokens[i * PAGE..(i + 1) * PAGE];
+            let node = pool.insert(self.path.last().copied(), tokens, self.table[i]);
+            self.table[i] = pool.page(node);
+            self.path.push(node);
+        }
+    }
+
+    /// Gives the pages back; what others may need stays in the tree.
+    pub(super) fn release(&mut self, pool: &mut Pool) {
+        let own = self.table.split_off(self.path.len());
+        for (i, page) in own.into_iter().enumerate() {
+            let start = (self.path.len() + i) * PAGE;
+            match !self.shifted && i == 0 && self.computed > start {
+                true => pool.keep(self.path.last().copied(), &self.tokens[start..self.computed], page),
+                false => pool.give(page),
+            }
+        }
+        self.path.drain(..).rev().for_each(|node| pool.leave(node));
+        self.table.clear();
+    }
+
+    /// Drops the older half of a full context. False when nothing can go.
+    fn shift(&mut self, num_keep: usize, pool: &mut Pool, state: &mut dyn State) -> bool {
+        let Some(shift) = Shift::half(self.computed, num_keep) else { return false };
+        let from = self.table.clone();
+        // From the last on, so that a page that only this sequence uses is taken out of the tree.
+        while let Some(node) = self.path.pop() {
+            let at = self.path.len();
+            if let Some(page) = pool.detach(node) {
+                self.table[at] = page;
+                continue;
+            }
+            let Some(page) = pool.take() else {
+                self.path.push(node);
+                return false;
+            };
+            self.table[at] = page;
+            pool.leave(node);
+        }
+        state.shift(shift, &from, &self.table);
+        self.shifted = true;
+        self.tokens.drain(shift.keep..shift.keep + shift.discard);
+        self.computed -= shift.discard;
+        let needed = self.computed.div_ceil(PAGE);
+        self.table.drain(needed..).for_each(|page| pool.give(page));
+        true
+    }
+
+    /// Makes room in a full context before the next token is computed. The end, where there is none.
+    pub(super) fn make_room(
+        &mut self,
+        context: usize,
+        pool: &mut Pool,
+        state: &mut dyn State,
+    ) -> Option<Done> {
+        if self.computed < context {
+            return None;
+        }
+        let keep = match &self.task {
+            Task::Generate(g) if g.shift => g.num_keep,
+            _ => return Some(Done::Length),
+        };
+        (!self.shift(keep, pool, state)).then_some(Done::Length)
+    }
+
+    /// Takes the logits after the last token and chooses the next. The end, if this was the last.
+    pub(super) fn sample(&mut self, tokenizer: &Tokenizer, logits: &mut [f32]) -> Result<Option<Done>> {
+        let now = Instant::now();
+        let first = self.prompt_done.is_none();
+        self.prompt_done.get_or_insert(now);
+        let started = *self.started.get_or_insert(now);
+        let prompt_len = self.tokens.len();
+        let Task::Generate(g) = &mut self.task else { return Ok(None) };
+        if first {
+            g.stats.prompt_eval_count = prompt_len - g.stats.prompt_cached_count;
+            g.stats.prompt_eval_duration = now - started;
+            let (cached, evaluated) = (g.stats.prompt_cached_count, g.stats.prompt_eval_count);
+            tell(&mut g.sink, Event::Began { cached, evaluated });
+        }
+        if g.num_predict.is_some_and(|limit| g.stats.eval_count >= limit) {
+            return Ok(Some(Done::Length));
+        }
+        let mut told = match g.logprobs {
+            Some(top) => Some((logprobs(logits, top, tokenizer), logits.to_vec())),
+            None => None,
+        };
+        for (token, bias) in &g.logit_bias {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                *logit += bias;
+            }
+        }
+        if let Some(constraint) = &mut g.constraint {
+            constraint.mask(logits)?;
+        }
+        let token = g.sampler.sample(logits)?;
+        if tokenizer.is_end_of_generation(token) {
+            return Ok(Some(Done::Stop));
+        }
+        if let Some(constraint) = &mut g.constraint {
+            constraint.accept(token, tokenizer.decode_bytes(token))?;
+        }
+        g.sampler.accept(token);
+        g.stats.eval_count += 1;
+        self.tokens.push(token);
+        let text = g.characters.push(tokenizer.decode_bytes(token));
+        let found = g.stop.push(&text);
+        let logprobs: Vec<TokenLogprob> = told
+            .take()
+            .map(|(top, raw)| super::logprobs::of_token(top, &raw, token, tokenizer))
+            .into_iter()
+            .collect();
+        tell(&mut g.sink, Event::Text { text: found.text, tokens: vec![token], logprobs });
+        if found.stop.is_some() {
+            g.stopped = found.stop;
+            return Ok(Some(Done::Stop));
+        }
+        let complete = g.constraint.as_ref().is_some_and(Constraint::is_complete);
+        let enough = g.num_predict.is_some_and(|limit| g.stats.eval_count >= limit);
+        Ok(match (complete, enough) {
+            (true, _) => Some(Done::Stop),
+            (_, true) => Some(Done::Length),
+            _ => None,
+        })
+    }
+
+    /// Takes the hidden state of an output.
+    pub(super) fn add_hidden(&mut self, hidden: &[f32]) {
+        let Task::Embed(pooled) = &mut self.task else { return };
+        if pooled.sum.is_empty() {
+            pooled.sum.resize(hidden.len(), 0.0);
+        }
+        pooled.sum.iter_mut().zip(hidden).for_each(|(sum, h)| *sum += f64::from(*h));
+    }
+
+    /// Tells the request how it ended.
+    pub(super) fn finish(mut self, done: Done) -> Stats {
+        let tokens = self.tokens.len();
+        match &mut self.task {
+            Task::Generate(g) => {
+                let mut stop = g.stopped;
+                if stop.is_none() && done != Done::Cancelled {
+                    let rest = g.characters.finish();
+                    let found = g.stop.push(&rest);
+                    stop = found.stop;
+                    let mut text = found.text;
+                    text.push_str(&g.stop.finish());
+                    if !text.is_empty() {
+                        tell(&mut g.sink, Event::Text { text, tokens: Vec::new(), logprobs: Vec::new() });
+                    }
+                }
+                if let Some(at) = self.prompt_done {
+                    g.stats.eval_duration = at.elapsed();
+                }
+                let stats = g.stats;
+                let stop = stop.and_then(|i| g.stops.get(i).cloned());
+                tell(&mut g.sink, Event::Ended { done, stop, stats });
+                stats
+            }
+            Task::Embed(pooled) => {
+                let Some(sink) = pooled.sink.take() else { return Stats::default() };
+                let count = match pooled.pooling {
+                    Pooling::Mean => tokens as f64,
+                    _ => 1.0,
+                };
+                let result = match done {
+                    Done::Cancelled => {
+                        Err(Diagnostic::error("the request was cancelled").code("cancelled").into())
+                    }
+                    _ => Ok(Embedding {
+                        values: pooled.sum.iter().map(|v| (v / count) as f32).collect(),
+                        tokens,
+                    }),
+                };
+                give(sink, result);
+                Stats { prompt_eval_count: tokens, prompt_eval_duration: Duration::ZERO, ..Stats::default() }
+            }
+        }
+    }
+
+    /// Tells the request that it failed.
+    pub(super) fn fail(mut self, errors: Errors) {
+        match &mut self.task {
+            Task::Generate(g) => tell(&mut g.sink, Event::Failed(errors)),
+            Task::Embed(pooled) => {
+                if let Some(sink) = pooled.sink.take() {
+                    give(sink, Err(errors));
+                }
+            }
+        }
+    }
+}
+
+fn misfit(len: usize, context: usize) -> Option<Errors> {
+    if len == 0 {
+        return Some(Diagnostic::error("there are no tokens to evaluate").code("empty-prompt").into());
+    }
+    (len > context).then(|| {
+        Diagnostic::error(format!("{len} tokens do not fit in a context of {context}"))
+            .code("context-full")
+            .help("choose a larger context with `num_ctx`")
+            .into()
+    })
+}
