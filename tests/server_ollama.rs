@@ -400,7 +400,6 @@ fn metrics_are_there(last: &Value) {
 }
 
 #[test]
-#[ignore = "needs the engine"]
 fn a_prompt_is_answered_whole_and_in_lines() {
     let server = Server::start();
     let options = json!({"temperature": 0, "num_predict": 8});
@@ -430,7 +429,6 @@ fn a_prompt_is_answered_whole_and_in_lines() {
 }
 
 #[test]
-#[ignore = "needs the engine"]
 fn an_answer_is_gone_on_from() {
     let server = Server::start();
     let options = json!({"temperature": 0, "num_predict": 4});
@@ -449,7 +447,6 @@ fn an_answer_is_gone_on_from() {
 }
 
 #[test]
-#[ignore = "needs the engine"]
 fn a_conversation_is_answered() {
     let server = Server::start();
     let request = json!({
@@ -473,7 +470,6 @@ fn a_conversation_is_answered() {
 }
 
 #[test]
-#[ignore = "needs the engine"]
 fn a_long_conversation_says_what_was_left_out() {
     let server = Server::start();
     let messages: Vec<Value> =
@@ -491,7 +487,6 @@ fn a_long_conversation_says_what_was_left_out() {
 }
 
 #[test]
-#[ignore = "needs the engine"]
 fn a_model_is_loaded_and_unloaded() {
     let server = Server::start();
     let loaded = server.post("/api/generate", json!({"model": "story", "keep_alive": -1}));
@@ -507,20 +502,52 @@ fn a_model_is_loaded_and_unloaded() {
 }
 
 #[test]
-#[ignore = "needs the engine"]
 fn an_answer_keeps_to_its_format() {
     let server = Server::start();
-    let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": false});
-    let request = json!({"model": "story", "prompt": "x", "format": schema, "stream": false, "options": {"num_predict": 200, "seed": 1}});
+    let schema = json!({
+        "type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": false,
+    });
+    let options = json!({"num_predict": 200, "seed": 1});
+    let request =
+        json!({"model": "story", "prompt": "x", "format": schema, "stream": false, "options": options});
     let answer = server.post("/api/generate", request).json();
-    if answer["done_reason"] == "stop" {
-        let value: Value = serde_json::from_str(answer["response"].as_str().unwrap()).unwrap();
-        assert!(value["a"].is_i64(), "{value}");
-    }
+    assert_eq!(answer["done_reason"], "stop", "{answer}");
+    let value: Value = serde_json::from_str(answer["response"].as_str().unwrap()).unwrap();
+    assert!(value["a"].is_boolean(), "{value}");
+    let wrong = json!({"model": "story", "prompt": "x", "format": {"type": "nonsense"}});
+    assert_eq!(server.post("/api/generate", wrong).status, 400);
 }
 
 #[test]
-#[ignore = "needs the engine"]
+fn what_the_model_reads_is_told() {
+    let server = Server::start();
+    let template = "{{ if .Suffix }}<PRE>{{ .Prompt }}<SUF>{{ .Suffix }}<MID>{{ else }}[{{ .System }}] {{ .Prompt }}{{ end }}";
+    let made = server.post(
+        "/api/create",
+        json!({"model": "infill", "from": "story", "template": template, "system": "Kind.", "stream": false}),
+    );
+    assert_eq!(made.status, 200, "{}", made.body);
+    let capabilities = server.post("/api/show", json!({"model": "infill"})).json()["capabilities"].clone();
+    assert_eq!(capabilities, json!(["completion", "insert"]));
+    let read = |request: Value| {
+        let mut all = json!({"model": "infill", "prompt": "Emma", "_debug_render_only": true});
+        all.as_object_mut().unwrap().extend(request.as_object().unwrap().clone());
+        let answer = server.post("/api/generate", all);
+        server.conforms("POST", "/api/generate", &answer);
+        answer.json()["_debug_info"]["rendered_template"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(read(json!({"suffix": "the end"})), "<PRE>Emma<SUF>the end<MID>");
+    assert_eq!(read(json!({})), "[Kind.] Emma");
+    assert_eq!(read(json!({"system": "Rude."})), "[Rude.] Emma");
+    assert_eq!(read(json!({"template": "<{{ .Prompt }}>"})), "<Emma>");
+    assert_eq!(read(json!({"raw": true})), "Emma");
+    let plain = json!({"model": "story", "prompt": "a", "suffix": "b"});
+    assert_eq!(server.post("/api/generate", plain).error(400), "story:latest does not support insert");
+    let seen = json!({"model": "story", "prompt": "a", "raw": true, "images": ["aGk="]});
+    assert_eq!(server.post("/api/generate", seen).error(400), "story:latest does not support vision");
+}
+
+#[test]
 fn texts_are_embedded() {
     let server = Server::start();
     let one = server.post("/api/embed", json!({"model": "story", "input": "Emma"})).json();
@@ -556,7 +583,6 @@ fn texts_are_embedded() {
 }
 
 #[test]
-#[ignore = "needs the engine"]
 fn a_client_that_goes_away_stops_its_answer() {
     let server = Server::start();
     let body = json!({"model": "story", "prompt": "Emma", "options": {"num_predict": -1}}).to_string();

@@ -77,7 +77,7 @@ fn unless_empty(value: String, span: Span) -> (Option<String>, Option<Span>) {
 }
 
 /// A semantic version in full: without a leading `v`, missing minor and patch numbers as 0.
-fn version(text: &str) -> Option<String> {
+pub fn version(text: &str) -> Option<String> {
     let text = text.strip_prefix('v').unwrap_or(text);
     let dots = text.matches('.').count();
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');

@@ -32,6 +32,7 @@ pub mod path;
 pub use ast::{Ast, Instruction, Item, ItemKind, Keyword, Quoting, Value};
 pub use decode::{MAX_BYTES, decode};
 pub use format::format;
+pub use lower::version;
 pub use print::print;
 pub use recipe::{PromptSpans, Recipe, Spanned};
 

@@ -10,7 +10,7 @@ use super::uploads::{ADAPTERS, FILES};
 use super::{CreateRequest, name};
 use crate::diagnostic::{Source, Span};
 use crate::ir::{Message, ParameterValue, Prompt, Role};
-use crate::modelfile::{Recipe, Spanned, parameters};
+use crate::modelfile::{self, Recipe, Spanned, parameters};
 use crate::passes::quantize::mixture::{self, Preset};
 use crate::prompt::{self, Template};
 use crate::server::answer::parameters_from_json;
@@ -81,7 +81,7 @@ impl Plan {
             licenses: licenses(request.license)?,
             renderer: some(request.renderer),
             parser: some(request.parser),
-            requires: some(request.requires),
+            requires: some(request.requires).map(version).transpose()?,
         };
         // What the model begins with decides: files are not read where it is another model.
         let files = if from.is_some() { Vec::new() } else { files };
@@ -200,6 +200,11 @@ fn parameters(given: &Map<String, Value>) -> Result<Vec<(String, ParameterValue)
     parameters_from_json(given)
 }
 
+fn version(text: String) -> Result<String, ApiError> {
+    let wrong = || ApiError::bad_request("requires must be a valid semver (e.g. 0.14.0)").param("requires");
+    modelfile::version(&text).ok_or_else(wrong)
+}
+
 fn licenses(given: Option<Value>) -> Result<Vec<String>, ApiError> {
     let wrong = || ApiError::bad_request("license must be a string or a list of strings").param("license");
     match given {
@@ -241,7 +246,7 @@ mod tests {
         let plan = plan(json!({
             "name": "m", "files": {"model.safetensors": DIGEST, "sub/tokenizer.json": DIGEST},
             "adapters": {"a.gguf": DIGEST}, "quantization": "Q4_K_M", "license": ["MIT", "CC0"], "system": "s",
-            "template": "t", "parameters": {"stop": ["x"], "seed": null, "temperature": 1},
+            "template": "t", "requires": "v0.14", "parameters": {"stop": ["x"], "seed": null, "temperature": 1},
             "messages": [{"role": "User", "content": "hi"}],
         }))
         .unwrap();
@@ -317,6 +322,7 @@ mod tests {
             json!({"model": "m", "files": []}),
             json!({"model": "m", "from": "x", "adapters": {"a.gguf": DIGEST, "b.gguf": DIGEST}}),
             json!({"model": "m", "from": "x", "quantize": "q9"}),
+            json!({"model": "m", "from": "x", "requires": "new"}),
             json!({"model": "m", "from": "x", "license": 1}),
             json!({"model": "m", "from": "x", "license": [1]}),
             json!({"model": "m", "from": "x", "parameters": {"temprature": 1}}),
