@@ -7,7 +7,7 @@ import time
 from typing import Literal
 
 import ollama
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 import checks
 
@@ -18,6 +18,9 @@ QUESTION = [{"role": "user", "content": "Emma was very happy."}]
 
 
 class Guest(BaseModel):
+    # Else a model may go on with properties of its own.
+    model_config = ConfigDict(extra="forbid")
+
     name: str = Field(max_length=12)
     rank: Literal["lady", "gentleman"]
     age: int = Field(ge=18, le=90)
