@@ -70,11 +70,9 @@ pub struct OutOfMemory {
     pub bytes: Option<usize>,
 }
 
-fn zeroed<T: Default + Clone>(len: usize) -> Option<Vec<T>> {
-    let mut data = Vec::new();
-    data.try_reserve_exact(len).ok()?;
-    data.resize(len, T::default());
-    Some(data)
+/// Zeros that take memory only once they are touched: a cache may be much larger than what is used of it.
+fn zeroed<T: bytemuck::Zeroable>(len: usize) -> Option<Vec<T>> {
+    bytemuck::allocation::try_zeroed_vec(len).ok()
 }
 
 impl Planes {

@@ -86,7 +86,8 @@ impl From<Errors> for ApiError {
             };
         }
         let mut message = first.message.clone();
-        for help in &first.help {
+        // What to do may be said with a path of the host, which is nobody's business here.
+        for help in first.help.iter().filter(|h| !h.contains(['/', '\\'])) {
             message.push_str("; ");
             message.push_str(help);
         }

@@ -11,7 +11,7 @@ pub const BLOCK: usize = 32;
 ///
 /// The same block serves every weight format: those with superblocks scale each 32 on their own,
 /// which is finer than one scale for 256.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct ActivationBlock {
     /// The largest magnitude of the block over 127; NaN where a value is not finite.

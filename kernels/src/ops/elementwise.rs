@@ -26,21 +26,23 @@ pub(super) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     s.mul(s.mul(p, s.pow2(half)), s.pow2(s.sub(n, half)))
 }
 
-/// Applies `f` to sixteen values of `x` at a time; the last step is filled with zeros.
-#[inline(always)]
-fn each<S: Simd>(s: S, x: &mut [f32], f: impl Fn(S::F) -> S::F) {
-    let (chunks, rest) = x.as_chunks_mut::<LANES>();
-    for chunk in chunks {
-        let v = f(s.load(chunk));
-        s.store(v, chunk);
-    }
-    if !rest.is_empty() {
-        let mut last = [0.0; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        let v = f(s.load(&last));
-        s.store(v, &mut last);
-        rest.copy_from_slice(&last[..rest.len()]);
-    }
+/// Replaces sixteen values of `$x` at a time by `$f` of them; the last step is filled with zeros. A closure would
+/// not have the target feature of the function it is called in, and each intrinsic would be a call.
+macro_rules! each {
+    ($s:expr, $x:expr, $v:ident => $f:expr) => {{
+        let (chunks, rest) = $x.as_chunks_mut::<LANES>();
+        for chunk in chunks {
+            let $v = $s.load(chunk);
+            $s.store($f, chunk);
+        }
+        if !rest.is_empty() {
+            let mut last = [0.0; LANES];
+            last[..rest.len()].copy_from_slice(rest);
+            let $v = $s.load(&last);
+            $s.store($f, &mut last);
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
+    }};
 }
 
 /// What a feed-forward network applies to its gate.
@@ -76,14 +78,14 @@ pub fn gated(level: Level, activation: Activation, gate: &mut [f32], up: &[f32])
         Activation::Silu => {
             #[inline(always)]
             fn body<S: Simd>(s: S, gate: &mut [f32]) {
-                each(s, gate, |v| silu(s, v));
+                each!(s, gate, v => silu(s, v));
             }
             on_level!(level, body(gate: &mut [f32]));
         }
         Activation::GeluTanh => {
             #[inline(always)]
             fn body<S: Simd>(s: S, gate: &mut [f32]) {
-                each(s, gate, |v| gelu_tanh(s, v));
+                each!(s, gate, v => gelu_tanh(s, v));
             }
             on_level!(level, body(gate: &mut [f32]));
         }
@@ -96,7 +98,7 @@ pub fn soft_cap(level: Level, x: &mut [f32], cap: f32) {
     #[inline(always)]
     fn body<S: Simd>(s: S, x: &mut [f32], cap: f32) {
         // cap * tanh(v / cap) = cap - 2 cap / (1 + e^(2 v / cap))
-        each(s, x, |v| {
+        each!(s, x, v => {
             let e = exp(s, s.mul(s.div(v, s.splat(cap)), s.splat(2.0)));
             s.sub(s.splat(cap), s.div(s.splat(2.0 * cap), s.add(s.splat(1.0), e)))
         });
@@ -154,7 +156,7 @@ mod tests {
     fn exp_of(level: Level, x: &[f32]) -> Vec<f32> {
         #[inline(always)]
         fn body<S: Simd>(s: S, x: &mut [f32]) {
-            each(s, x, |v| exp(s, v));
+            each!(s, x, v => exp(s, v));
         }
         let mut x = x.to_vec();
         let values = &mut x[..];

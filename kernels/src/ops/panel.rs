@@ -156,20 +156,17 @@ impl View<'_> {
                 let bytes = s.load_bytes(line);
                 if F::NIBBLES {
                     let (low, high) = (s.low_nibbles(bytes), s.high_nibbles(bytes));
-                    for c in 0..C {
-                        dots[c] = s.dot4(dots[c], low, four(c, 2 * g));
+                    for (c, dot) in dots.iter_mut().enumerate() {
+                        *dot = s.dot4(*dot, low, four(c, 2 * g));
                     }
-                    for c in 0..C {
-                        dots[c] = s.dot4(dots[c], high, four(c, 2 * g + 1));
+                    for (c, dot) in dots.iter_mut().enumerate() {
+                        *dot = s.dot4(*dot, high, four(c, 2 * g + 1));
                     }
                 } else {
-                    for c in 0..C {
+                    for (c, dot) in dots.iter_mut().enumerate() {
                         let four = four(c, g);
-                        dots[c] = if F::HIGH {
-                            s.dot4_high(dots[c], bytes, four)
-                        } else {
-                            s.dot4(dots[c], bytes, four)
-                        };
+                        *dot =
+                            if F::HIGH { s.dot4_high(*dot, bytes, four) } else { s.dot4(*dot, bytes, four) };
                     }
                 }
             }

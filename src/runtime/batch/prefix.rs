@@ -47,13 +47,6 @@ pub(super) struct Match {
     pub partial: Option<(PageId, usize)>,
 }
 
-impl Match {
-    /// Tokens that are known.
-    pub(super) fn len(&self) -> usize {
-        self.path.len() * PAGE + self.partial.map_or(0, |(_, n)| n)
-    }
-}
-
 impl Pool {
     /// A pool of `pages` pages that hold nothing.
     pub(super) fn new(pages: usize) -> Pool {
@@ -271,6 +264,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Tokens that are known.
+    fn len(found: &Match) -> usize {
+        found.path.len() * PAGE + found.partial.map_or(0, |(_, n)| n)
+    }
+
     /// A sequence as the engine has it.
     struct Run {
         tokens: Vec<u32>,
@@ -292,7 +290,7 @@ mod tests {
 
         fn begin(&mut self, tokens: &[u32]) -> Option<usize> {
             let found = self.pool.find(&tokens[..tokens.len() - 1]);
-            let known = found.len();
+            let known = len(&found);
             for (node, chunk) in found.path.iter().zip(tokens.chunks(PAGE)) {
                 assert_eq!(self.pages[self.pool.page(*node).index()], chunk);
             }

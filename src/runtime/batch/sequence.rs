@@ -331,10 +331,7 @@ impl Sequence {
         if g.num_predict.is_some_and(|limit| g.stats.eval_count >= limit) {
             return Ok(Some(Done::Length));
         }
-        let mut told = match g.logprobs {
-            Some(top) => Some((logprobs(logits, top, tokenizer), logits.to_vec())),
-            None => None,
-        };
+        let told = g.logprobs.map(|top| (logprobs(logits, top, tokenizer), logits.to_vec()));
         for (token, bias) in &g.logit_bias {
             if let Some(logit) = logits.get_mut(*token as usize) {
                 *logit += bias;
@@ -356,7 +353,6 @@ impl Sequence {
         let text = g.characters.push(tokenizer.decode_bytes(token));
         let found = g.stop.push(&text);
         let logprobs: Vec<TokenLogprob> = told
-            .take()
             .map(|(top, raw)| super::logprobs::of_token(top, &raw, token, tokenizer))
             .into_iter()
             .collect();

@@ -160,10 +160,10 @@ impl Worker {
         }
         let needs: Vec<Need> = self.running.iter().map(need).collect();
         let mut takes = plan(&needs, self.room.columns, self.room.outputs);
-        for i in 0..takes.len() {
+        for (sequence, take) in self.running.iter_mut().zip(&mut takes) {
             // Every sequence has pages for its whole context, so that there always is one.
-            if !self.running[i].reserve(takes[i], &mut self.pool) {
-                takes[i] = 0;
+            if !sequence.reserve(*take, &mut self.pool) {
+                *take = 0;
             }
         }
         match self.compute(&takes) {

@@ -36,9 +36,10 @@ const LISTS: &[&str] = &["anyOf", "oneOf", "allOf", "prefixItems"];
 const SCHEMAS: &[&str] = &["items", "additionalProperties", "additionalItems"];
 
 /// How the library writes JSON: on one line, a blank after a comma or colon or none, so that white space
-/// cannot go on for ever.
+/// cannot go on for ever. Characters are not written by their numbers: `"\u0061"` would be another name for a
+/// property `a` that is there already.
 fn style() -> Json {
-    json!({"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": false, "coerce_one_of": false, "lenient": false})
+    json!({"json_allowed_escapes": "nrbtf\\\"", "item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": false, "coerce_one_of": false, "lenient": false})
 }
 
 /// The schema of any object.
@@ -58,7 +59,28 @@ pub(super) fn prepare(schema: &Json, limits: &Limits) -> Result<Json> {
         _ => return Err(wrong("a schema must be an object".to_owned())),
     };
     schema.insert("x-guidance".to_owned(), style());
-    Ok(Json::Object(schema))
+    let mut schema = Json::Object(schema);
+    unions(&mut schema, limits.depth + 1);
+    Ok(schema)
+}
+
+/// A union whose members a property tells apart (`discriminator`, as pydantic writes them) cannot match two of
+/// them: `anyOf` says the same, and the library can follow it.
+fn unions(schema: &mut Json, depth: usize) {
+    let Some(depth) = depth.checked_sub(1) else { return };
+    match schema {
+        Json::Array(all) => all.iter_mut().for_each(|s| unions(s, depth)),
+        Json::Object(map) => {
+            if map.get("discriminator").is_some_and(Json::is_object)
+                && let Some(members) = map.remove("oneOf")
+            {
+                map.remove("discriminator");
+                map.insert("anyOf".to_owned(), members);
+            }
+            map.values_mut().for_each(|s| unions(s, depth));
+        }
+        _ => {}
+    }
 }
 
 fn wrong(message: String) -> Errors {
@@ -122,6 +144,10 @@ fn check_keyword(key: &str, value: &Json, place: &str) -> Result<()> {
         return Err(wrong(message));
     }
     match (key, value) {
+        // Names may come twice among those that are not listed, so that counting them proves nothing.
+        ("minProperties", Json::Number(n)) if n.as_u64().is_none_or(|n| n > 1) => {
+            Err(wrong(format!("`minProperties` above 1 is not supported, at {place}")))
+        }
         ("$ref", Json::String(target)) if !target.starts_with('#') => {
             Err(wrong(format!("`$ref` at {place} points out of the schema")))
         }
