@@ -6,7 +6,7 @@ from typing import Literal
 
 import jsonschema
 import openai
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 import checks
 
@@ -17,6 +17,9 @@ GREEDY = {"model": "story", "messages": QUESTION, "temperature": 0, "max_tokens"
 
 
 class Guest(BaseModel):
+    # Else a model may go on with properties of its own.
+    model_config = ConfigDict(extra="forbid")
+
     name: str = Field(max_length=12)
     rank: Literal["lady", "gentleman"]
     age: int = Field(ge=18, le=90)
@@ -117,9 +120,10 @@ def check_responses():
     whole = client.responses.create(**asked)
     assert whole.output_text.strip() and whole.usage.output_tokens <= 24
     with client.responses.stream(**asked) as stream:
-        kinds = [event.type for event in stream]
-        assert stream.get_final_response().output_text == whole.output_text
-    assert kinds[0] == "response.created" and "response.output_text.delta" in kinds
+        events = list(stream)
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == whole.output_text == events[-1].response.output_text
+    assert events[0].type == "response.created" and events[-1].type == f"response.{whole.status}"
     parsed = client.responses.parse(**{**asked, "max_output_tokens": 200}, text_format=Guest).output_parsed
     assert isinstance(parsed, Guest)
 
