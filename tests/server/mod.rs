@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 /// A running server. It is killed when this is dropped.
 pub struct Server {
@@ -152,6 +153,25 @@ impl Server {
     pub fn post(&self, path: &str, body: Value) -> Answer {
         self.send("POST", path, body.to_string())
     }
+}
+
+/// `sha256:` and 64 digits.
+pub fn digest(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// The names of the models there are.
+pub fn names(server: &Server) -> Vec<String> {
+    let models = server.get("/api/tags").json()["models"].clone();
+    models.as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// No error tells where the store is.
+pub fn keeps_the_place_secret(server: &Server, answer: &Answer) {
+    let place = server.store();
+    let secret = place.parent().unwrap().to_str().unwrap();
+    assert!(!answer.body.contains(secret), "{}", answer.body);
 }
 
 impl Drop for Server {
