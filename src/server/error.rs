@@ -73,6 +73,9 @@ impl ApiError {
     }
 }
 
+/// Codes of errors that another time may not have.
+const OVERLOAD: &[&str] = &["out-of-memory", "grammar-busy", "template-busy"];
+
 /// What is wrong with the input is told; what failed in the environment may name paths and is logged.
 impl From<Errors> for ApiError {
     fn from(errors: Errors) -> ApiError {
@@ -81,9 +84,18 @@ impl From<Errors> for ApiError {
         };
         if first.kind == Kind::Environment {
             return match first.code {
-                "out-of-memory" => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, first.message.clone()),
+                code if OVERLOAD.contains(&code) => {
+                    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, first.message.clone())
+                }
                 _ => ApiError::internal(&errors),
             };
+        }
+        if OVERLOAD.contains(&first.code) {
+            return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, first.message.clone());
+        }
+        // The weights are to blame, not the request.
+        if first.code == "not-finite" {
+            return ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, first.message.clone());
         }
         let mut message = first.message.clone();
         // What to do may be said with a path of the host, which is nobody's business here.

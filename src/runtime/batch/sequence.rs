@@ -193,12 +193,13 @@ impl Sequence {
         self.path = found.path;
         if let Some((from, n)) = found.partial {
             // Taking a page may drop the very page that was found, which then is the one to write to.
-            let Some(to) = pool.take() else { return };
-            if from != to {
-                state.copy_page(from, to);
+            if let Some(to) = pool.take() {
+                if from != to {
+                    state.copy_page(from, to);
+                }
+                self.table.push(to);
+                self.computed += n;
             }
-            self.table.push(to);
-            self.computed += n;
         }
         if let Task::Generate(generation) = &mut self.task {
             generation.stats.prompt_cached_count = self.computed;
@@ -274,6 +275,8 @@ impl Sequence {
     fn shift(&mut self, num_keep: usize, pool: &mut Pool, state: &mut dyn State) -> bool {
         let Some(shift) = Shift::half(self.computed, num_keep) else { return false };
         let from = self.table.clone();
+        // Whatever comes of it, the pages are no prefix of anything any more.
+        self.shifted = true;
         // From the last on, so that a page that only this sequence uses is taken out of the tree.
         while let Some(node) = self.path.pop() {
             let at = self.path.len();
@@ -289,7 +292,6 @@ impl Sequence {
             pool.leave(node);
         }
         state.shift(shift, &from, &self.table);
-        self.shifted = true;
         self.tokens.drain(shift.keep..shift.keep + shift.discard);
         self.computed -= shift.discard;
         let needed = self.computed.div_ceil(PAGE);

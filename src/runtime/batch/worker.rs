@@ -72,15 +72,17 @@ impl Worker {
     /// Works until nobody can ask any more and all is done.
     pub(super) fn run(mut self) {
         while self.listen() {
-            self.drop_cancelled();
-            self.admit();
-            self.show_usage();
-            if !self.running.is_empty() {
-                let step = catch_unwind(AssertUnwindSafe(|| self.step()));
-                if step.is_err() {
-                    self.recover();
+            let step = catch_unwind(AssertUnwindSafe(|| {
+                self.drop_cancelled();
+                self.admit();
+                self.show_usage();
+                if !self.running.is_empty() {
+                    self.step();
+                    self.shared.steps.fetch_add(1, Ordering::Relaxed);
                 }
-                self.shared.steps.fetch_add(1, Ordering::Relaxed);
+            }));
+            if step.is_err() {
+                self.recover();
             }
             self.show_usage();
         }

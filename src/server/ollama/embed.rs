@@ -185,7 +185,7 @@ impl Drop for Cancel {
 
 async fn compute(
     app: &Arc<App>,
-    mut lease: Lease,
+    lease: Lease,
     texts: Vec<String>,
     truncate: bool,
 ) -> Result<Vec<Embedding>, ApiError> {
@@ -208,7 +208,6 @@ async fn compute(
         lease.model.engine.embed(tokens, cancel.0.clone(), sink);
         waiting.push(receiver);
     }
-    lease.started();
     let mut stopping = app.stopping();
     let mut all = Vec::with_capacity(waiting.len());
     for receiver in waiting {
