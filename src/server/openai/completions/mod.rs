@@ -19,7 +19,7 @@ use crate::prompt::{ChatMessage, Think};
 use crate::server::answer::{Answer, Input, Job, prepare};
 use crate::server::app::App;
 use crate::server::body;
-use crate::server::delivery::{self, new_id, now};
+use crate::server::delivery::{self, Events, new_id, now};
 use crate::server::error::ApiError;
 use crate::server::fields::{self, integer, invalid};
 use crate::server::limits::Limits;
@@ -37,7 +37,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     post, path = "/v1/completions", tag = "openai", request_body = CompletionRequest,
     responses(
         (status = 200, description = "The completions; with `stream`, events of `text_completion` that end with `[DONE]`",
-            content((Completion = "application/json"), (String = "text/event-stream"))),
+            content((Completion = "application/json"), (Events = "text/event-stream"))),
         Failures,
     )
 )]
