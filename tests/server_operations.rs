@@ -171,7 +171,8 @@ fn a_read_only_server_answers_and_changes_nothing() {
     let mut refused = 0;
     for (method, path) in routes(&server.get("/openapi.json").json()) {
         let change = method != "HEAD" && changes.iter().any(|c| path.starts_with(c));
-        let status = server.send(&method, &path, "{}").status;
+        let body = if matches!(method.as_str(), "POST" | "DELETE") { "{}" } else { "" };
+        let status = server.send(&method, &path, body).status;
         assert_eq!(status == 403, change, "{method} {path}: {status}");
         refused += usize::from(change);
     }
@@ -179,6 +180,38 @@ fn a_read_only_server_answers_and_changes_nothing() {
     let ask = json!({"model": "story", "prompt": "Emma", "stream": false, "options": {"num_predict": 2}});
     assert_eq!(server.post("/api/generate", ask).status, 200);
     assert_eq!(server.get("/api/tags").json()["models"].as_array().unwrap().len(), 1);
+}
+
+/// What is refused before its body has come does not end the connection, unless it says so.
+#[test]
+fn a_connection_outlives_a_refusal() {
+    let server = Server::start_with(&["--read-only"]);
+    let after = |method: &str, path: &str, headers: &str, length: usize| {
+        let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let _ = stream.write_all(&vec![b' '; length]);
+        let _ = stream.write_all(http("GET", "/api/version", "", "").as_bytes());
+        let mut all = String::new();
+        let _ = stream.read_to_string(&mut all);
+        all
+    };
+    for (method, path, headers) in [
+        ("POST", "/api/create", ""),
+        ("POST", "/api/chat", "Origin: https://evil.example\r\n"),
+        ("POST", "/no/such/path", ""),
+        ("PUT", "/api/chat", ""),
+    ] {
+        let all = after(method, path, headers, 1000);
+        assert!(all.starts_with("HTTP/1.1 40"), "{method} {path}: {all}");
+        assert!(all.contains("HTTP/1.1 200 OK"), "{method} {path}: {all}");
+        let all = after(method, path, headers, 8 << 20).to_lowercase();
+        assert!(all.contains("connection: close") && !all.contains("200 ok"), "{method} {path}: {all}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::body::refuse;
 use crate::diagnostic::{Errors, Kind};
 
 /// What went wrong with a request. No message holds a path of the host.
@@ -195,12 +196,17 @@ pub async fn render(request: Request, next: Next) -> Response {
     rendered
 }
 
-/// The answer to a path that is none, in gin's words.
-pub async fn not_found() -> ApiError {
+/// The error of a path that is none, in gin's words.
+pub fn no_page() -> ApiError {
     ApiError::not_found("404 page not found")
 }
 
+/// The answer to a path that is none.
+pub async fn not_found(request: Request) -> Response {
+    refuse(request, no_page()).await
+}
+
 /// The answer to a method that a path does not have.
-pub async fn method_not_allowed() -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed")
+pub async fn method_not_allowed(request: Request) -> Response {
+    refuse(request, ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed")).await
 }

@@ -7,6 +7,7 @@ server, and each is as described.
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import schemathesis
@@ -18,6 +19,16 @@ MODEL = "story"
 # Routes that change the store: there the model goes by other names, so that it stays.
 CHANGES = ("/api/create", "/api/delete", "/api/copy")
 
+# What a conversation is, in each API that knows one: almost any random one is refused.
+MESSAGES = {"messages": [{"role": "user", "content": "Emma"}]}
+CONVERSATIONS = {
+    "/api/chat": MESSAGES,
+    "/v1/chat/completions": MESSAGES,
+    "/v1/messages": {**MESSAGES, "max_tokens": 3},
+    "/v1/messages/count_tokens": MESSAGES,
+    "/v1/responses": {"input": "Emma"},
+}
+
 
 @schemathesis.hook
 def map_body(context, body):
@@ -25,7 +36,14 @@ def map_body(context, body):
     if not isinstance(body, dict):
         return body
     # What is random stays random, and what fails fails again.
-    chance = len(repr(body)) % 4
+    size = len(repr(body))
+    chance = size % 4
+    conversation = CONVERSATIONS.get(context.operation.path)
+    if conversation and chance > 1:
+        # With one other field of the random ones: more would not all be right.
+        others = sorted(body.keys() - conversation.keys() - {"model", "stream"})
+        kept = {"model", "stream", *others[size % len(others) :][:1]} if others else {"model", "stream"}
+        body = {**{n: body[n] for n in kept if n in body}, "model": MODEL, **conversation}
     if context.operation.path in CHANGES:
         sources = {"from": MODEL, "source": MODEL}
         for name in ("model", "name", "destination"):
@@ -49,10 +67,12 @@ def main():
     url, *rest = sys.argv[1:]
     examples, more = (rest[0], rest[1:]) if rest else ("25", [])
     here = Path(__file__).resolve()
+    # It keeps what it has seen in the directory where it runs.
+    directory = tempfile.TemporaryDirectory()
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(here.with_name("openapi.toml"))]
-    command += ["run", f"{url}/openapi.json", "--max-examples", examples, "--workers", "2", *more]
+    command += ["run", f"{url}/openapi.json", "--max-examples", examples, "--workers", "2", "--no-color", *more]
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": here.stem, "PYTHONPATH": str(here.parent)}
-    sys.exit(subprocess.run(command, env=environment, check=False).returncode)
+    sys.exit(subprocess.run(command, env=environment, cwd=directory.name, check=False).returncode)
 
 
 if __name__ == "__main__":
