@@ -282,7 +282,7 @@ fn tokens_of_an_answer_are_not_computed_again() {
     let length = |answer: &Value| answer["context"].as_array().unwrap().len();
     let first = ask(&sentence.repeat(14), &Value::Null);
     assert_eq!(length(&first), number(&first, "prompt_eval_count") + number(&first, "eval_count"));
-    assert!(length(&first) > 250, "{}", length(&first));
+    assert!(length(&first) > 200, "{}", length(&first));
     let mut before = first;
     for _ in 0..3 {
         let next = ask("And then?", &before["context"]);
