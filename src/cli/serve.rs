@@ -98,6 +98,10 @@ struct LimitArgs {
     #[arg(long, value_name = "SECONDS")]
     limit_body_idle: Option<u64>,
 
+    /// Seconds that a client may leave what is sent to it unread [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    limit_write_idle: Option<u64>,
+
     /// Seconds for running requests when the server is told to stop [default: 25]
     #[arg(long, value_name = "SECONDS")]
     limit_drain: Option<u64>,
@@ -146,6 +150,7 @@ impl Serve {
         let seconds = |given: Option<u64>, default| given.map_or(default, Duration::from_secs);
         limits.header_time = seconds(given.limit_header_time, limits.header_time);
         limits.body_idle = seconds(given.limit_body_idle, limits.body_idle);
+        limits.write_idle = seconds(given.limit_write_idle, limits.write_idle);
         limits.drain = seconds(given.limit_drain, limits.drain);
         Ok(config)
     }

@@ -15,6 +15,8 @@ pub struct Limits {
     pub header_time: Duration,
     /// Time without a byte of a body.
     pub body_idle: Duration,
+    /// Time that a client may leave what is sent to it unread.
+    pub write_idle: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
     /// Requests that wait for a model or a slot.
@@ -39,6 +41,7 @@ impl Default for Limits {
             header_count: 100,
             header_time: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
+            write_idle: Duration::from_secs(60),
             connections: 2048,
             queue: 512,
             choices: 128,

@@ -17,6 +17,7 @@ use tower::ServiceExt as _;
 
 use super::app::App;
 use super::config::{Address, Config};
+use super::stall::Stalling;
 use crate::diagnostic::{Diagnostic, Result};
 
 /// A connection of any kind.
@@ -79,7 +80,8 @@ pub async fn serve(router: Router, app: Arc<App>) -> Result<()> {
                 hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
                     router.clone().oneshot(request.map(axum::body::Body::new) as Request)
                 });
-            let connection = http.serve_connection(TokioIo::new(stream), service);
+            let connection =
+                http.serve_connection(TokioIo::new(Stalling::new(stream, limits.write_idle)), service);
             if let Err(e) = watcher.watch(connection).await {
                 tracing::debug!(error = %e, "a connection ended");
             }

@@ -5,7 +5,7 @@
 //! | [`config`] | what the operator says, from flags and the environment |
 //! | [`limits`] | what a request may cost, as one table |
 //! | [`app`] | what every handler sees |
-//! | [`listen`] | sockets, TLS, timeouts, shutdown |
+//! | [`listen`], [`stall`] | sockets, TLS, timeouts, shutdown |
 //! | [`guard`] | who may speak: Host, Origin, keys, read-only |
 //! | [`error`], [`body`] | errors in each dialect's shape; JSON bodies |
 //! | [`observe`], [`metrics`] | request ids, logs, counters |
@@ -37,6 +37,7 @@ mod openai;
 mod operations;
 mod page;
 mod scheduler;
+mod stall;
 
 use std::sync::Arc;
 
