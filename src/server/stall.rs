@@ -34,6 +34,7 @@ impl<S> Stalling<S> {
             self.sleep.as_mut().reset(Instant::now() + self.limit);
         }
         ready!(self.sleep.as_mut().poll(context));
+        self.waits = false;
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 }
