@@ -65,7 +65,7 @@ fn openai_for_javascript() {
 /// Requests made of the API's description, proper ones and others.
 #[test]
 fn the_description_holds() {
-    let Some(mut python) = server::python("schemathesis") else { return };
+    let Some(mut python) = server::python("schemathesis, jsonschema") else { return };
     let place = Place::new();
     place.build_story();
     let server = place.serve(&[]);

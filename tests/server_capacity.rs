@@ -5,10 +5,18 @@
 mod server;
 
 use std::net::TcpStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use server::{Raw, Server, Setup, endless, until};
+
+/// Each test measures how long something takes: one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(20);
@@ -44,6 +52,7 @@ fn questions() -> [(&'static str, Value); 7] {
 
 #[test]
 fn a_request_beyond_the_queue_is_refused_at_once() {
+    let _alone = alone();
     let server = Server::start_with(&["--max-queue", "2", "--parallel", "1"]);
     let ask = || server.open("POST", "/api/generate", "", &endless());
     let first = ask();
@@ -102,6 +111,7 @@ fn random(state: &mut u64) -> u64 {
 
 #[test]
 fn a_client_that_goes_frees_its_slot() {
+    let _alone = alone();
     let server = Server::start_with(&["--parallel", "2"]);
     let busy = |active: u64, queued: u64| {
         move |server: &Server| {
@@ -159,6 +169,7 @@ fn a_client_that_goes_frees_its_slot() {
 
 #[test]
 fn an_idle_model_stays_as_long_as_it_is_told() {
+    let _alone = alone();
     let server = Server::start();
     let ask = |keep: Value| {
         let body = json!({"model": "story", "prompt": "Emma", "stream": false, "keep_alive": keep, "options": {"num_predict": 2}});
@@ -186,6 +197,7 @@ fn an_idle_model_stays_as_long_as_it_is_told() {
 
 #[test]
 fn the_operator_s_keep_alive_holds_where_a_request_says_none() {
+    let _alone = alone();
     let server = Setup::new().variable("OLLAMA_KEEP_ALIVE", "1s").start();
     assert_eq!(server.post("/api/generate", json!({"model": "story"})).status, 200);
     assert_eq!(running(&server), ["story:latest"]);
@@ -194,6 +206,7 @@ fn the_operator_s_keep_alive_holds_where_a_request_says_none() {
 
 #[test]
 fn a_model_makes_room_for_another() {
+    let _alone = alone();
     let server = Setup::new().variable("MDL_MAX_LOADED_MODELS", "1").start();
     let made = json!({"model": "other", "from": "story", "system": "You are another.", "stream": false});
     assert_eq!(server.post("/api/create", made).status, 200);
@@ -214,25 +227,35 @@ fn a_model_makes_room_for_another() {
     assert_eq!(running(&server), ["other:latest"]);
 }
 
-/// Tokens of a prompt, and those of them that were computed, since the counts were these.
+/// What the engine has counted: tokens of prompts, and those that it generated.
 struct Read {
     computed: u64,
     cached: u64,
+    generated: u64,
 }
 
 impl Read {
     fn now(server: &Server) -> Read {
-        Read { computed: usage(server, "prompt_tokens"), cached: usage(server, "prompt_tokens_cached") }
+        Read {
+            computed: usage(server, "prompt_tokens"),
+            cached: usage(server, "prompt_tokens_cached"),
+            generated: usage(server, "generated_tokens"),
+        }
     }
 
     fn since(server: &Server, before: &Read) -> Read {
         let now = Read::now(server);
-        Read { computed: now.computed - before.computed, cached: now.cached - before.cached }
+        Read {
+            computed: now.computed - before.computed,
+            cached: now.cached - before.cached,
+            generated: now.generated - before.generated,
+        }
     }
 }
 
 #[test]
 fn a_conversation_that_goes_on_is_not_read_again() {
+    let _alone = alone();
     let server = Server::start();
     let sentence = "Emma was the youngest of the two daughters of a most affectionate, indulgent father. ";
     let options = json!({"temperature": 0, "num_predict": 24});
@@ -241,8 +264,13 @@ fn a_conversation_that_goes_on_is_not_read_again() {
         let body = json!({"model": "story", "messages": messages, "options": options, "stream": false});
         let answer = server.post("/api/chat", body).json();
         assert!(answer["truncated"].is_null(), "{answer}");
-        // The engine counts an answer before it tells its end.
+        // The engine tells the end before it counts.
+        let computed = answer["prompt_eval_count"].as_u64().unwrap();
+        until("it is counted", LONG, || {
+            usage(&server, "generated_tokens") == before.generated + answer["eval_count"].as_u64().unwrap()
+        });
         let read = Read::since(&server, &before);
+        assert_eq!(read.computed, computed);
         (answer, read)
     };
     assert_eq!(server.post("/api/generate", json!({"model": "story"})).status, 200);
@@ -254,8 +282,7 @@ fn a_conversation_that_goes_on_is_not_read_again() {
     messages.as_array_mut().unwrap().push(first["message"].clone());
     messages.as_array_mut().unwrap().push(json!({"role": "user", "content": "And then?"}));
     let (second, read) = chat(&messages);
-    let computed = second["prompt_eval_count"].as_u64().unwrap();
-    assert_eq!(computed, read.computed);
+    let computed = read.computed;
     println!(
         "first: {all_of_first} tokens; second: {} tokens, {computed} computed",
         read.computed + read.cached
@@ -271,6 +298,7 @@ fn a_conversation_that_goes_on_is_not_read_again() {
 /// With the tokens of the answer themselves (`context`), what is new is exactly what is computed.
 #[test]
 fn tokens_of_an_answer_are_not_computed_again() {
+    let _alone = alone();
     let server = Server::start();
     let sentence = "Emma was the youngest of the two daughters of a most affectionate, indulgent father. ";
     let ask = |prompt: &str, context: &Value| {

@@ -80,6 +80,39 @@ fn running_answers_may_end_when_it_is_told_to_stop() {
     drop(idle);
 }
 
+/// What still runs when the time is over ends with an error, in each dialect's shape.
+#[test]
+fn what_runs_too_long_ends_with_an_error() {
+    let mut server = Server::start_with(&["--limit-drain", "0"]);
+    let messages = json!([{"role": "user", "content": "Write a long story"}]);
+    let body =
+        json!({"model": "story", "messages": messages, "max_tokens": 450, "temperature": 0, "stream": true});
+    let respond = json!({"model": "story", "input": "Write a long story", "temperature": 0, "stream": true});
+    let streams = [
+        ("/v1/chat/completions", body.to_string()),
+        ("/v1/messages", body.to_string()),
+        ("/v1/responses", respond.to_string()),
+        ("/api/generate", endless()),
+    ]
+    .map(|(path, body)| {
+        let mut stream = server.open("POST", path, "", &body);
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).unwrap();
+        (path, start, stream)
+    });
+    server.terminate();
+    let ends = streams.map(|(path, start, stream)| {
+        let answer = Raw::read(start.as_slice().chain(stream));
+        assert_eq!(answer.status, 200, "{path}");
+        format!("{path}\n{}\n", answer.body.trim_end().lines().rev().take(2).collect::<Vec<_>>().join("\n"))
+    });
+    assert_eq!(server.ends_within(Duration::from_secs(5)).code(), Some(0));
+    for end in &ends {
+        assert!(end.contains("the server is shutting down"), "{}", ends.concat());
+    }
+    assert!(ends[1].contains("event: error") && ends[1].contains("\"overloaded_error\""), "{}", ends[1]);
+}
+
 #[test]
 fn an_idle_server_stops_at_once() {
     let mut server = Server::start();
@@ -318,9 +351,16 @@ fn it_is_ready_once_what_it_preloads_is_loaded() {
 
     let server = Server::start_with(&["--preload", "nobody"]);
     for _ in 0..10 {
-        assert_eq!(server.get("/readyz").status, 503);
+        let unready = server.get("/readyz");
+        assert_eq!(unready.status, 503);
+        assert!(
+            matches!(unready.body.as_str(), "loading" | "a model cannot be preloaded"),
+            "{}",
+            unready.body
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
+    assert_eq!(server.get("/readyz").body, "a model cannot be preloaded");
     assert_eq!(server.get("/healthz").status, 200);
     // Those who ask are answered: not to be ready is for what sends them here.
     assert_eq!(server.get("/api/tags").status, 200);

@@ -45,6 +45,8 @@ pub struct App {
     pub started: Instant,
     /// True once the models to preload are loaded.
     pub preloaded: AtomicBool,
+    /// True once one of them could not be.
+    pub preload_failed: AtomicBool,
     draining: AtomicBool,
     /// True once the time for running requests is over.
     stop: watch::Sender<bool>,
@@ -70,6 +72,7 @@ impl App {
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             started: Instant::now(),
             preloaded: AtomicBool::new(false),
+            preload_failed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(false),
         });
@@ -91,6 +94,7 @@ impl App {
     pub fn unready(&self) -> Option<&'static str> {
         match () {
             () if self.draining.load(Ordering::Acquire) => Some("stopping"),
+            () if self.preload_failed.load(Ordering::Acquire) => Some("a model cannot be preloaded"),
             () if !self.preloaded.load(Ordering::Acquire) => Some("loading"),
             () if self.scheduler.is_stuck() => Some("an engine does not move"),
             () => None,

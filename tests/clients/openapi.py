@@ -4,12 +4,14 @@ server, and each is as described.
     openapi.py URL [EXAMPLES [MORE ARGUMENTS OF schemathesis...]]
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import jsonschema
 import schemathesis
 
 # The model of the server's store.
@@ -19,14 +21,17 @@ MODEL = "story"
 # Routes that change the store: there the model goes by other names, so that it stays.
 CHANGES = ("/api/create", "/api/delete", "/api/copy")
 
-# What a conversation is, in each API that knows one: almost any random one is refused.
-MESSAGES = {"messages": [{"role": "user", "content": "Emma"}]}
-CONVERSATIONS = {
+# What may be asked of each route: almost anything random is refused.
+MESSAGES = {"model": MODEL, "messages": [{"role": "user", "content": "Emma"}]}
+PROPER = {
     "/api/chat": MESSAGES,
+    "/api/create": {"model": "another", "from": MODEL},
+    "/api/delete": {"model": "another"},
+    "/api/generate": {"model": MODEL, "prompt": "Emma"},
     "/v1/chat/completions": MESSAGES,
     "/v1/messages": {**MESSAGES, "max_tokens": 3},
     "/v1/messages/count_tokens": MESSAGES,
-    "/v1/responses": {"input": "Emma"},
+    "/v1/responses": {"model": MODEL, "input": "Emma"},
 }
 
 
@@ -38,12 +43,12 @@ def map_body(context, body):
     # What is random stays random, and what fails fails again.
     size = len(repr(body))
     chance = size % 4
-    conversation = CONVERSATIONS.get(context.operation.path)
-    if conversation and chance > 1:
+    proper = PROPER.get(context.operation.path)
+    if proper and chance > 1:
         # With one other field of the random ones: more would not all be right.
-        others = sorted(body.keys() - conversation.keys() - {"model", "stream"})
-        kept = {"model", "stream", *others[size % len(others) :][:1]} if others else {"model", "stream"}
-        body = {**{n: body[n] for n in kept if n in body}, "model": MODEL, **conversation}
+        others = sorted(body.keys() - proper.keys() - {"stream"})
+        kept = {"stream", *others[size % max(len(others), 1) :][:1]}
+        body = {**{n: body[n] for n in kept if n in body}, **proper}
     if context.operation.path in CHANGES:
         sources = {"from": MODEL, "source": MODEL}
         for name in ("model", "name", "destination"):
@@ -61,6 +66,21 @@ def map_body(context, body):
         if isinstance(body.get(name), int) and body[name] > 8:
             body[name] = 8
     return body
+
+
+@schemathesis.check
+def each_line_is_as_described(ctx, response, case):
+    """The description of a stream of lines is that of a line, or of an error after the first one."""
+    if not response.headers.get("content-type", [""])[0].startswith("application/x-ndjson"):
+        return
+    described = case.operation.definition.raw["responses"][str(response.status_code)]["content"]
+    schema = {**described["application/x-ndjson"]["schema"], "components": case.operation.schema.raw_schema["components"]}
+    validator = jsonschema.Draft202012Validator(schema)
+    lines = response.content.splitlines()
+    assert lines, "a stream without a line"
+    for line in lines:
+        wrong = [f"{e.json_path}: {e.message}" for e in validator.iter_errors(json.loads(line))]
+        assert not wrong, f"{line}: {wrong}"
 
 
 def main():

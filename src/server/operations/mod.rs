@@ -83,6 +83,7 @@ pub fn preload(app: &Arc<App>) {
             };
             if let Err(error) = loaded {
                 tracing::error!(model = %text, error = %error.message, "cannot preload");
+                app.preload_failed.store(true, Ordering::Release);
                 return;
             }
         }
