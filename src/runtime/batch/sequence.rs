@@ -152,8 +152,8 @@ impl Sequence {
         let whole = self.path.len() * PAGE;
         let found = pool.find(self.path.last().copied(), &self.tokens[whole..self.tokens.len() - 1]);
         let part = found.partial.map_or(0, |(_, n)| n);
-        if whole + found.path.len() * PAGE + part <= self.computed {
-            found.path.into_iter().rev().for_each(|node| pool.leave(node));
+        // Its path has every whole page it computed, so that one more is always more.
+        if found.path.is_empty() && whole + part <= self.computed {
             return;
         }
         // Its own pages hold nothing that these do not. The first of them is the first that is taken again.

@@ -292,6 +292,11 @@ fn the_second_turn_computes_only_what_is_new() {
     second.extend(model.tokens("And then?").iter().skip(1));
     let turn = call(&engine, request(second.clone(), options(3, 4)));
     assert_eq!(turn.wait().began, Some((known, second.len() - known)));
+    // No whole page of it is known.
+    let short = call(&engine, request(vec![9; 5], options(3, 4)));
+    let short = [&[9; 5], &short.wait().tokens[..], &[1, 2]].concat();
+    let turn = call(&engine, request(short.clone(), options(3, 1)));
+    assert_eq!(turn.wait().began, Some((short.len() - 3, 3)));
 }
 
 #[test]
@@ -381,9 +386,14 @@ fn what_is_wrong_is_told() {
         counted.fetch_add(1, Ordering::Relaxed);
         panic!("a bad sink");
     };
-    engine.submit(request(vec![1; 3], options(1, 100_000)), Box::new(bad));
+    let ends = (0..2048).filter(|t| model.tokenizer.is_end_of_generation(*t));
+    let logit_bias = ends.map(|t| (t, f32::NEG_INFINITY)).collect();
+    let endless = Request { logit_bias, ..request(vec![1; 3], options(1, 200)) };
+    let before = engine.usage().generated_tokens;
+    engine.submit(endless, Box::new(bad));
     assert_eq!(told(vec![1; 3]), None);
     assert_eq!(calls.load(Ordering::Relaxed), 1);
+    assert!(engine.usage().generated_tokens <= before + 1 + 2);
     // Nor does one of no number, or of a grammar that cannot be followed.
     let engine = self::engine(&model, 3, 64);
     let prompt = model.tokens("Once upon a time");
