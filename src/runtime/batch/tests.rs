@@ -235,12 +235,12 @@ fn who_leaves_leaves_at_once() {
         (0..20).map(|i| call(&engine, request(prompts[i].clone(), hot(i))).wait().tokens.clone()).collect();
     let mut random = 0x2545_f491_4f6c_dd1du64;
     let mut ends = Vec::new();
-    for i in 0..20 {
+    for (i, prompt) in prompts.iter().enumerate() {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        let leaves_after = (random % 3 > 0).then_some(1 + random as usize / 3 % 9);
-        let request = request(prompts[i].clone(), hot(i));
+        let leaves_after = (!random.is_multiple_of(3)).then_some(1 + random as usize / 3 % 9);
+        let request = request(prompt.clone(), hot(i));
         let cancelled = request.cancelled.clone();
         let (sender, receiver) = mpsc::channel();
         let mut tokens = Vec::new();
