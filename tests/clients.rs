@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use server::{KEY, Place, root};
 
+/// What the scripts in Python import.
+const CLIENTS: &str = "ollama, openai, anthropic, pydantic, jsonschema";
+
 /// The weights of a store that has one model: its largest blob.
 fn weights(place: &Place) -> PathBuf {
     let blobs = std::fs::read_dir(place.path().join("store/blobs")).unwrap();
@@ -36,17 +39,17 @@ fn run(interpreter: Option<Command>, script: &str) {
 
 #[test]
 fn ollama_for_python() {
-    run(server::python(), "with_ollama.py");
+    run(server::python(CLIENTS), "with_ollama.py");
 }
 
 #[test]
 fn openai_for_python() {
-    run(server::python(), "with_openai.py");
+    run(server::python(CLIENTS), "with_openai.py");
 }
 
 #[test]
 fn anthropic_for_python() {
-    run(server::python(), "with_anthropic.py");
+    run(server::python(CLIENTS), "with_anthropic.py");
 }
 
 #[test]
@@ -57,4 +60,15 @@ fn ollama_for_javascript() {
 #[test]
 fn openai_for_javascript() {
     run(server::node(), "with_openai.mjs");
+}
+
+/// Requests made of the API's description, proper ones and others.
+#[test]
+fn the_description_holds() {
+    let Some(mut python) = server::python("schemathesis") else { return };
+    let place = Place::new();
+    place.build_story();
+    let server = place.serve(&[]);
+    python.arg(root("tests/clients/openapi.py")).args([&server.url, "15"]);
+    server::succeeds(python, place.path(), Duration::from_secs(240));
 }

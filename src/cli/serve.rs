@@ -132,7 +132,7 @@ impl Serve {
         config.read_only = self.read_only;
         config.preload = self.preload;
         config.parallel = self.parallel.unwrap_or(config.parallel).clamp(1, 256);
-        config.context_length = self.context_length.or(config.context_length);
+        config.context_length = self.context_length.filter(|n| *n > 0).or(config.context_length);
         config.threads = global.threads;
         config.log_format = match self.log_format {
             Format::Text => LogFormat::Text,

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use axum::http::StatusCode;
+
 use tokio::sync::{Semaphore, watch};
 
 use super::config::Config;
@@ -12,7 +14,7 @@ use super::error::ApiError;
 use super::guard::Keys;
 use super::metrics::Metrics;
 use super::scheduler::Scheduler;
-use crate::diagnostic::Result;
+use crate::diagnostic::{Errors, Result};
 use crate::prompt::isolated::{ChildCommand, Renderer};
 use crate::store::Store;
 
@@ -93,6 +95,24 @@ impl App {
             () if self.scheduler.is_stuck() => Some("an engine does not move"),
             () => None,
         }
+    }
+
+    /// True once the server is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Why a stored model cannot be loaded: nothing that the client did, so 500, except where it is a matter
+    /// of memory. The store's place on the host stays untold.
+    pub fn cannot_load(&self, errors: &Errors) -> ApiError {
+        let error = ApiError::from(errors.clone());
+        if error.status != StatusCode::BAD_REQUEST {
+            return error;
+        }
+        tracing::error!(%errors, "a model cannot be loaded");
+        let root = self.store.root().display().to_string();
+        let message = error.message.replace(&root, "").trim_start_matches('/').to_owned();
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the model cannot be loaded: {message}"))
     }
 
     /// Says that the server is about to stop.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
@@ -26,6 +27,34 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
         }
         parse(&body).map(Json)
     }
+}
+
+/// Bytes of a body that nobody wants and that are read all the same.
+const UNWANTED: usize = 64 << 10;
+
+/// How long they are waited for.
+const UNWANTED_TIME: Duration = Duration::from_millis(500);
+
+/// Answers a request whose body nobody wants. A connection with an unread body cannot be used again: it is read
+/// where it is short, and else the client is told that the connection ends.
+pub async fn refuse(request: Request, error: ApiError) -> Response {
+    let mut response = error.into_response();
+    let mut body = request.into_body();
+    let all = async {
+        let mut read = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > UNWANTED {
+                return false;
+            }
+        }
+        true
+    };
+    if !tokio::time::timeout(UNWANTED_TIME, all).await.unwrap_or(false) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Parses JSON. serde_json refuses what is nested deeper than 128.

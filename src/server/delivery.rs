@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, BoxStream, SelectAll, Stream, StreamExt as _};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::answer::{Answer, End, Part};
 use super::error::ApiError;
@@ -122,6 +123,13 @@ pub trait Assembly: Send + 'static {
         ": the answer is not there yet\n\n"
     }
 }
+
+/// In the API's description: a body of server-sent events. Each event's data is JSON, or `[DONE]` at the end of
+/// OpenAI's streams, which one schema of the whole body cannot say.
+#[derive(ToSchema)]
+#[schema(value_type = serde_json::Value)]
+#[allow(dead_code, reason = "it describes what `stream` sends")]
+pub struct Events(serde_json::Value);
 
 /// A response of server-sent events. What fails before anything came is an error with its own status. When
 /// the client goes, the body is dropped, and the answers with it.

@@ -7,6 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::body::refuse;
 use crate::diagnostic::{Errors, Kind};
 
 /// What went wrong with a request. No message holds a path of the host.
@@ -73,6 +74,9 @@ impl ApiError {
     }
 }
 
+/// Codes of errors that another time may not have.
+const OVERLOAD: &[&str] = &["out-of-memory", "grammar-busy", "template-busy"];
+
 /// What is wrong with the input is told; what failed in the environment may name paths and is logged.
 impl From<Errors> for ApiError {
     fn from(errors: Errors) -> ApiError {
@@ -81,9 +85,18 @@ impl From<Errors> for ApiError {
         };
         if first.kind == Kind::Environment {
             return match first.code {
-                "out-of-memory" => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, first.message.clone()),
+                code if OVERLOAD.contains(&code) => {
+                    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, first.message.clone())
+                }
                 _ => ApiError::internal(&errors),
             };
+        }
+        if OVERLOAD.contains(&first.code) {
+            return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, first.message.clone());
+        }
+        // The weights are to blame, not the request.
+        if first.code == "not-finite" {
+            return ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, first.message.clone());
         }
         let mut message = first.message.clone();
         // What to do may be said with a path of the host, which is nobody's business here.
@@ -183,12 +196,17 @@ pub async fn render(request: Request, next: Next) -> Response {
     rendered
 }
 
-/// The answer to a path that is none, in gin's words.
-pub async fn not_found() -> ApiError {
+/// The error of a path that is none, in gin's words.
+pub fn no_page() -> ApiError {
     ApiError::not_found("404 page not found")
 }
 
+/// The answer to a path that is none.
+pub async fn not_found(request: Request) -> Response {
+    refuse(request, no_page()).await
+}
+
 /// The answer to a method that a path does not have.
-pub async fn method_not_allowed() -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed")
+pub async fn method_not_allowed(request: Request) -> Response {
+    refuse(request, ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed")).await
 }

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::app::App;
+use super::body::refuse;
 use super::error::ApiError;
 use crate::diagnostic::{Diagnostic, Result};
 
@@ -53,20 +54,20 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let config = &app.config;
     let origin = request.headers().get(header::ORIGIN).cloned();
     if config.is_loopback() && !request.headers().get_all(header::HOST).iter().all(is_local_host) {
-        return ApiError::forbidden("this host name is not served").into_response();
+        return refuse(request, ApiError::forbidden("this host name is not served")).await;
     }
     if let Some(origin) = &origin
         && !may_call(origin, request.headers(), &config.origins)
     {
-        return ApiError::forbidden("this origin may not call").into_response();
+        return refuse(request, ApiError::forbidden("this origin may not call")).await;
     }
     let path = request.uri().path();
     let mut response = if request.method() == Method::OPTIONS {
         preflight()
     } else if let Err(error) = authorize(&app, request.headers(), path) {
-        error.into_response()
+        refuse(request, error).await
     } else if config.read_only && is_change(request.method(), path) {
-        ApiError::forbidden("the server is read-only").into_response()
+        refuse(request, ApiError::forbidden("the server is read-only")).await
     } else {
         next.run(request).await
     };

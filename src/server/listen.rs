@@ -147,7 +147,8 @@ async fn accept(listener: &Listener) -> std::io::Result<Box<dyn Stream>> {
             let waits = all.iter().map(|l| Box::pin(l.accept()));
             let (accepted, _, _) = futures_util::future::select_all(waits).await;
             let (stream, _) = accepted?;
-            stream.set_nodelay(true)?;
+            // A client that has gone already is noticed later.
+            let _ = stream.set_nodelay(true);
             Ok(Box::new(stream))
         }
         Listener::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),

@@ -124,14 +124,14 @@ pub fn node() -> Option<Command> {
     Some(Command::new(program))
 }
 
-/// Python, where it has the packages of `tests/clients/requirements.txt`: `MDL_PYTHON`, or `python3`.
+/// Python, where it has these packages of `tests/clients/requirements.txt`: `MDL_PYTHON`, or `python3`.
 #[allow(dead_code, reason = "the tests of the page need none")]
-pub fn python() -> Option<Command> {
+pub fn python(packages: &str) -> Option<Command> {
     let program = std::env::var_os("MDL_PYTHON").unwrap_or_else(|| "python3".into());
-    let imports = ["-c", "import ollama, openai, anthropic, pydantic, jsonschema"];
-    let runs = Command::new(&program).args(imports).output().is_ok_and(|o| o.status.success());
+    let imports = format!("import {packages}");
+    let runs = Command::new(&program).args(["-c", &imports]).output().is_ok_and(|o| o.status.success());
     if !runs {
-        skip("python has no ollama, openai, anthropic, pydantic or jsonschema");
+        skip(&format!("there is no python with {packages}"));
         return None;
     }
     let mut command = Command::new(program);

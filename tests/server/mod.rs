@@ -2,13 +2,14 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 /// A running server. It is killed when this is dropped.
@@ -25,6 +26,77 @@ pub struct Answer {
     pub status: u16,
     pub content_type: String,
     pub body: String,
+}
+
+/// An answer with its head, as it came.
+#[derive(Debug)]
+pub struct Raw {
+    pub status: u16,
+    /// In lower case, each ended by `\r\n`.
+    pub head: String,
+    /// Without the sizes of chunks.
+    pub body: String,
+}
+
+impl Raw {
+    /// Reads until the connection ends.
+    pub fn read(mut stream: impl Read) -> Raw {
+        let mut bytes = Vec::new();
+        // A connection that breaks leaves what came before.
+        let _ = stream.read_to_end(&mut bytes);
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(bytes.len());
+        let (head, mut rest) = (String::from_utf8_lossy(&bytes[..end]), &bytes[(end + 4).min(bytes.len())..]);
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        let head = format!("{}\r\n", head.to_lowercase());
+        let mut body = Vec::new();
+        if head.contains("transfer-encoding: chunked") {
+            while let Some(line) = rest.windows(2).position(|w| w == b"\r\n") {
+                let size = String::from_utf8_lossy(&rest[..line]);
+                let start = line + 2;
+                let end = usize::from_str_radix(&size, 16).unwrap_or(0).saturating_add(start).min(rest.len());
+                body.extend_from_slice(&rest[start..end]);
+                rest = &rest[(end + 2).min(rest.len())..];
+            }
+        } else {
+            body.extend_from_slice(rest);
+        }
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Raw { status, head, body }
+    }
+
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
+    }
+}
+
+/// A request whose answer does not end by itself.
+pub fn endless() -> String {
+    let options = json!({"temperature": 0, "num_predict": 1_000_000});
+    json!({"model": "story", "prompt": "Emma was", "raw": true, "options": options}).to_string()
+}
+
+/// Waits until something holds.
+pub fn until(what: &str, time: Duration, holds: impl Fn() -> bool) {
+    let end = Instant::now() + time;
+    while !holds() {
+        assert!(Instant::now() < end, "{what} does not hold after {time:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A request after which the connection ends.
+pub fn http(method: &str, path: &str, headers: &str, body: &str) -> String {
+    let host = if headers.to_lowercase().contains("host:") { "" } else { "Host: localhost\r\n" };
+    let length = body.len();
+    format!(
+        "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+    )
 }
 
 impl Answer {
@@ -50,14 +122,20 @@ pub fn testdata(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(path)
 }
 
-impl Server {
-    /// A server whose store has the storyteller as `story`.
-    pub fn start() -> Server {
-        Server::start_with(&[])
+/// What a server is started with. Its store has the storyteller as `story`.
+pub struct Setup {
+    command: Command,
+    place: tempfile::TempDir,
+}
+
+impl Setup {
+    /// At a free port.
+    pub fn new() -> Setup {
+        Setup::at("127.0.0.1:0")
     }
 
-    /// The same, with more arguments.
-    pub fn start_with(arguments: &[&str]) -> Server {
+    /// At an address; `{}` in it stands for a directory of the test's own.
+    pub fn at(host: &str) -> Setup {
         let place = tempfile::tempdir().unwrap();
         let built = mdl(place.path())
             .args(["--progress", "none", "build", "-q", "q8_0", "-t", "story"])
@@ -65,12 +143,30 @@ impl Server {
             .output()
             .unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        let mut child = mdl(place.path())
-            .args(["--threads", "2", "serve", "--host", "127.0.0.1:0"])
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = mdl(place.path());
+        let host = host.replace("{}", place.path().to_str().unwrap());
+        command.args(["--threads", "2", "serve", "--host", &host]);
+        Setup { command, place }
+    }
+
+    /// A directory of the test's own.
+    pub fn place(&self) -> &Path {
+        self.place.path()
+    }
+
+    pub fn arguments<A: AsRef<std::ffi::OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Setup {
+        self.command.args(arguments);
+        self
+    }
+
+    pub fn variable(mut self, name: &str, value: &str) -> Setup {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Starts it and waits until it listens.
+    pub fn start(mut self) -> Server {
+        let mut child = self.command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let (sender, found) = mpsc::channel();
         std::thread::spawn(move || {
@@ -91,7 +187,51 @@ impl Server {
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(120)))
             .build();
-        Server { child, url, agent: config.into(), place }
+        Server { child, url, agent: config.into(), place: self.place }
+    }
+}
+
+impl Server {
+    /// A server whose store has the storyteller as `story`.
+    pub fn start() -> Server {
+        Server::start_with(&[])
+    }
+
+    /// The same, with more arguments.
+    pub fn start_with(arguments: &[&str]) -> Server {
+        Setup::new().arguments(arguments).start()
+    }
+
+    /// Sends a request, with all of its head but the method, the path and what says how it ends, and leaves
+    /// the answer to be read.
+    pub fn open(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.url.trim_start_matches("http://")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(http(method, path, headers, body).as_bytes()).unwrap();
+        stream
+    }
+
+    /// Sends a request with headers, each ended by `\r\n`, and reads the whole answer, head included.
+    pub fn raw(&self, method: &str, path: &str, headers: &str, body: &str) -> Raw {
+        Raw::read(self.open(method, path, headers, body))
+    }
+
+    /// Asks the process to end.
+    pub fn terminate(&self) {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+    }
+
+    /// Waits for the process's end, so long at most.
+    pub fn ends_within(&mut self, time: Duration) -> ExitStatus {
+        let until = Instant::now() + time;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "the server still runs after {time:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The store's directory.

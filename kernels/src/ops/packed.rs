@@ -27,9 +27,14 @@ pub struct Packed {
 impl Packed {
     /// Bytes that a weight takes in panels; `None` for one that is not quantized.
     pub fn bytes(weight: &Weight<'_>) -> Option<usize> {
-        let size = size(weight.tensor_type(), weight.cols())?;
+        Packed::bytes_of(weight.tensor_type(), weight.rows(), weight.cols())
+    }
+
+    /// The same for a weight that is not at hand, `[rows, cols]`.
+    pub fn bytes_of(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
+        let size = size(ty, cols)?;
         let panel = size.lines.checked_mul(64)?.checked_add((size.subs + size.minima).checked_mul(64)?)?;
-        weight.rows().div_ceil(LANES).checked_mul(panel)
+        rows.div_ceil(LANES).checked_mul(panel)
     }
 
     /// Packs a weight on all cores; `None` for one that is not quantized.

@@ -262,6 +262,8 @@ impl Sequence {
     fn shift(&mut self, num_keep: usize, pool: &mut Pool, state: &mut dyn State) -> bool {
         let Some(shift) = Shift::half(self.computed, num_keep) else { return false };
         let from = self.table.clone();
+        // Whatever comes of it, the pages are no prefix of anything any more.
+        self.shifted = true;
         // From the last on, so that a page that only this sequence uses is taken out of the tree.
         while let Some(node) = self.path.pop() {
             let at = self.path.len();
@@ -277,7 +279,6 @@ impl Sequence {
             pool.leave(node);
         }
         state.shift(shift, &from, &self.table);
-        self.shifted = true;
         self.tokens.drain(shift.keep..shift.keep + shift.discard);
         self.computed -= shift.discard;
         let needed = self.computed.div_ceil(PAGE);

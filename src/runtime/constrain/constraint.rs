@@ -1,20 +1,47 @@
 //! How far one text has come in its grammar.
 
 use llguidance::Matcher;
+use llguidance::toktrie::TokTrie;
 
+use super::After;
 use crate::diagnostic::{Diagnostic, Errors, Result};
 
 /// How far one text has come in its grammar.
 pub struct Constraint {
     matcher: Matcher,
-    /// The text that has to come before the grammar begins, and the end of what came so far.
-    after: Option<(Vec<u8>, Vec<u8>)>,
+    thinking: Thinking,
+}
+
+/// What comes before the grammar.
+enum Thinking {
+    /// The first token decides: this is what it would begin and end with.
+    Perhaps { open: Vec<u8>, close: Vec<u8> },
+    /// It goes on to this text; the end of what came so far.
+    Until { close: Vec<u8>, seen: Vec<u8> },
+    /// Nothing any more.
+    Over,
 }
 
 impl Constraint {
-    pub(super) fn new(matcher: Matcher, after: Option<&str>) -> Constraint {
-        let after = after.filter(|a| !a.is_empty()).map(|a| (a.as_bytes().to_vec(), Vec::new()));
-        Constraint { matcher, after }
+    pub(super) fn new(matcher: Matcher, after: Option<After<'_>>) -> Constraint {
+        let bytes = |text: &str| text.as_bytes().to_vec();
+        let thinking = match after {
+            Some(After { close, begun: true, .. }) => {
+                Thinking::Until { close: bytes(close), seen: Vec::new() }
+            }
+            Some(After { open, close, .. }) => Thinking::Perhaps { open: bytes(open), close: bytes(close) },
+            None => Thinking::Over,
+        };
+        Constraint { matcher, thinking }
+    }
+
+    /// True when the likeliest token begins `open`.
+    fn would_think(&self, logits: &[f32], open: &[u8]) -> bool {
+        let likeliest = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+        let (Some((token, _)), Ok(env)) = (likeliest, self.matcher.tok_env()) else { return false };
+        let bytes = env.tok_trie().token(token as u32);
+        let bytes = bytes.strip_prefix(&[TokTrie::SPECIAL_TOKEN_MARKER]).unwrap_or(bytes).trim_ascii();
+        !bytes.is_empty() && (open.starts_with(bytes) || bytes.starts_with(open))
     }
 
     /// Rules out (`-inf`) every token that may not come next; end-of-generation tokens are ruled out
@@ -23,7 +50,13 @@ impl Constraint {
     /// # Errors
     /// The grammar is too expensive to follow.
     pub fn mask(&mut self, logits: &mut [f32]) -> Result<()> {
-        if self.after.is_some() {
+        if let Thinking::Perhaps { open, close } = &self.thinking {
+            self.thinking = match self.would_think(logits, open) {
+                true => Thinking::Until { close: close.clone(), seen: Vec::new() },
+                false => Thinking::Over,
+            };
+        }
+        if !matches!(self.thinking, Thinking::Over) {
             return Ok(());
         }
         let mask = self.matcher.compute_mask_or_eos().map_err(failed)?;
@@ -50,13 +83,13 @@ impl Constraint {
     /// # Errors
     /// The token breaks the grammar.
     pub fn accept(&mut self, token: u32, bytes: &[u8]) -> Result<()> {
-        if let Some((end, seen)) = &mut self.after {
+        if let Thinking::Until { close, seen } = &mut self.thinking {
             seen.extend_from_slice(bytes);
-            let found = seen.windows(end.len()).any(|w| w == end.as_slice());
-            let keep = seen.len().saturating_sub(end.len());
-            seen.drain(..keep);
+            let found = seen.windows(close.len().max(1)).any(|w| w == close.as_slice());
+            let gone = seen.len().saturating_sub(close.len());
+            seen.drain(..gone);
             if found {
-                self.after = None;
+                self.thinking = Thinking::Over;
             }
             return Ok(());
         }
@@ -65,7 +98,7 @@ impl Constraint {
 
     /// True when nothing but the end may follow: the generation is done.
     pub fn is_complete(&self) -> bool {
-        self.after.is_none() && self.matcher.is_stopped()
+        matches!(self.thinking, Thinking::Over) && self.matcher.is_stopped()
     }
 }
 

@@ -45,6 +45,17 @@ pub enum Grammar {
     },
 }
 
+/// Thinking that may come before what a grammar constrains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct After<'a> {
+    /// What it begins with. A model that would rather begin with something else does not think.
+    pub open: &'a str,
+    /// What it ends with.
+    pub close: &'a str,
+    /// The prompt has begun it.
+    pub begun: bool,
+}
+
 /// What a grammar may cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -96,12 +107,12 @@ impl Grammars {
         Ok(Grammars { factory: Arc::new(factory), limits, kept: Mutex::default(), compiling: Arc::default() })
     }
 
-    /// A fresh constraint. `after` is the text that ends thinking where the model thinks first: the
-    /// grammar begins with the token after the one that ends it.
+    /// A fresh constraint. Where the model may think first, the grammar begins with the token after the one
+    /// that ends its thinking.
     ///
     /// # Errors
     /// The schema is malformed, too large, or has a keyword that is not supported: the error names it.
-    pub fn constraint(&self, grammar: &Grammar, after: Option<&str>) -> Result<Constraint> {
+    pub fn constraint(&self, grammar: &Grammar, after: Option<After<'_>>) -> Result<Constraint> {
         let key = format!("{grammar:?}");
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = kept.iter().position(|(k, _)| *k == key)

@@ -282,7 +282,8 @@ fn calls_are_written_as_their_family_writes_them() {
 fn a_grammar_can_begin_after_thinking() {
     let tokenizer = tokenizer();
     let grammars = Grammars::new(&tokenizer).unwrap();
-    let mut constraint = grammars.constraint(&Grammar::Json, Some("</think>")).unwrap();
+    let after = After { open: "<think>", close: "</think>", begun: true };
+    let mut constraint = grammars.constraint(&Grammar::Json, Some(after)).unwrap();
     let mut logits = vec![0.0; tokenizer.vocab_size()];
     for part in [&b"so it is </th"[..], b"ink", b"> "] {
         constraint.mask(&mut logits).unwrap();
@@ -291,6 +292,15 @@ fn a_grammar_can_begin_after_thinking() {
     }
     constraint.mask(&mut logits).unwrap();
     assert!(logits.contains(&f32::NEG_INFINITY));
+    // A model that does not begin to think is constrained from its first token on.
+    let perhaps = || grammars.constraint(&Grammar::Json, Some(After { begun: false, ..after })).unwrap();
+    let open = (0..tokenizer.vocab_size() as u32).find(|id| tokenizer.decode_bytes(*id) == b"<").unwrap();
+    for (likeliest, thinks) in [(open, true), (0, false)] {
+        let mut logits = vec![0.0; tokenizer.vocab_size()];
+        logits[likeliest as usize] = 9.0;
+        perhaps().mask(&mut logits).unwrap();
+        assert_eq!(logits.contains(&f32::NEG_INFINITY), !thinks);
+    }
 }
 
 #[test]

@@ -4,10 +4,12 @@
 //! [`Prepared::start`]s one answer or several. An [`Answer`] gives [`Part`]s until its [`End`]; dropping it stops
 //! the work.
 
+mod embed;
 mod options;
 mod prepare;
 mod stream;
 
+pub use embed::{embed, finite, normalized};
 pub use options::parameters_from_json;
 pub use prepare::{Prepared, Truncation, prepare};
 pub use stream::{Answer, End, Part};

@@ -12,9 +12,10 @@ use crate::server::error::ApiError;
 /// 400: a value has the wrong type or is out of its range; the option is named.
 pub fn parameters_from_json(options: &Map<String, Json>) -> Result<Vec<(String, ParameterValue)>, ApiError> {
     let mut all = Vec::with_capacity(options.len().min(64));
+    let mut unknown = None;
     for (name, value) in options {
         let Some(known) = parameters::find(name) else {
-            tracing::warn!(option = %name.chars().take(64).collect::<String>(), "invalid option provided");
+            unknown.get_or_insert(name);
             continue;
         };
         if value.is_null() {
@@ -30,6 +31,9 @@ pub fn parameters_from_json(options: &Map<String, Json>) -> Result<Vec<(String, 
             return Err(ApiError::bad_request(message).param(name.as_str()));
         }
         all.push((name.clone(), value));
+    }
+    if let Some(name) = unknown {
+        tracing::warn!(option = %name.chars().take(64).collect::<String>(), "invalid option provided");
     }
     Ok(all)
 }

@@ -1,6 +1,7 @@
 //! A job made ready for a model: rendered, cut into tokens, fitted into the context, its grammar compiled.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value as Json;
 
@@ -8,12 +9,15 @@ use super::{Answer, Input, Job, ToolChoice};
 use crate::diagnostic::Errors;
 use crate::prompt::output::{self, OutputSyntax, ReaderOptions, ToolSyntax};
 use crate::prompt::{ChatMessage, ChatRequest, Think, conversation};
-use crate::runtime::constrain::Grammar;
+use crate::runtime::constrain::{After, Grammar};
 use crate::runtime::loaded::Loaded;
 use crate::runtime::options::GenerateOptions;
 use crate::server::app::App;
 use crate::server::error::ApiError;
 use crate::server::scheduler::{Lease, Served};
+
+/// Contexts' worth of tokens that an answer may have.
+const TURNS_OF_CONTEXT: usize = 10;
 
 /// What was left out so that a conversation fits its context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +57,10 @@ pub async fn prepare(app: &Arc<App>, lease: Lease, job: Job) -> Result<Prepared,
         let model = lease.model.clone();
         let mut parameters = model.loaded.prompt().parameters.clone();
         parameters.extend(job.parameters.iter().cloned());
-        let options = GenerateOptions::from_parameters(&parameters)?;
+        let mut options = GenerateOptions::from_parameters(&parameters)?;
+        // A model that never ends, in a context that is shifted, would go on for ever.
+        let most = model.context.saturating_mul(TURNS_OF_CONTEXT);
+        options.num_predict = Some(options.num_predict.unwrap_or(most).min(most));
         if options.stop.len() > app.config.limits.stops {
             let most = app.config.limits.stops;
             return Err(ApiError::bad_request(format!("more than {most} stop texts")).param("stop"));
@@ -123,23 +130,48 @@ impl Prepared {
     pub async fn start_all(mut self, app: &Arc<App>, n: u32) -> Result<Vec<Answer>, ApiError> {
         // From here on each answer waits for itself.
         self.lease.started();
-        let this = Arc::new(self);
+        let places = (0..n).map(|_| app.scheduler.wait()).collect::<Result<Vec<_>, _>>()?;
+        let (model, grammar) = (self.lease.model.clone(), self.grammar.take());
+        let thinking = self.syntax.thinking.clone().filter(|_| self.reader.thinking);
+        let begun = self.reader.begins_in_thinking;
         let mut constraints = Vec::new();
-        if let Some(grammar) = this.grammar.clone() {
-            let prepared = this.clone();
+        if let Some(grammar) = grammar {
             constraints = app
                 .blocking(move |_| {
-                    let close = prepared.syntax.thinking.as_ref().filter(|_| prepared.reader.thinking);
-                    let grammars = prepared.lease.model.grammars()?;
-                    let after = close.map(|t| t.close.as_str());
+                    let grammars = model.grammars()?;
+                    let after = thinking.as_ref().map(|t| After { open: &t.open, close: &t.close, begun });
                     let one = || grammars.constraint(&grammar, after);
                     Ok((0..n).map(|_| one()).collect::<Result<Vec<_>, Errors>>()?)
                 })
                 .await?;
         }
+        let leases: Vec<Lease> = places.iter().map(|_| self.lease.again()).collect();
+        let started = Arc::new(Started {
+            load_duration: self.lease.load_duration,
+            tokens: self.tokens,
+            truncation: self.truncation,
+            options: self.options,
+            syntax: self.syntax,
+            reader: self.reader,
+            job: self.job,
+        });
         let mut constraints = constraints.into_iter();
-        Ok((0..n).map(|i| Answer::start(app, this.clone(), i, constraints.next())).collect())
+        let answers = (0..n).zip(places).zip(leases).map(|((i, place), lease)| {
+            Answer::start(app, started.clone(), i, constraints.next(), lease, place)
+        });
+        Ok(answers.collect())
     }
+}
+
+/// What the answers to one job share.
+pub(super) struct Started {
+    pub load_duration: Duration,
+    pub tokens: Vec<u32>,
+    pub truncation: Option<Truncation>,
+    pub options: GenerateOptions,
+    pub syntax: OutputSyntax,
+    pub reader: ReaderOptions,
+    pub job: Job,
 }
 
 fn is_chat(input: &Input) -> bool {
@@ -155,6 +187,10 @@ fn check_support(model: &Served, job: &Job, syntax: &OutputSyntax, tools: &[Json
     let name = &model.name;
     let template = model.loaded.template();
     let lacks = |what: &str| ApiError::bad_request(format!("{name} does not support {what}"));
+    if model.loaded.pooling_type().is_some() {
+        let what = if is_chat(&job.input) { "chat" } else { "generate" };
+        return Err(ApiError::bad_request(format!("\"{name}\" does not support {what}")).param("model"));
+    }
     if !tools.is_empty() && !template.supports_tools() {
         return Err(lacks("tools").param("tools"));
     }
@@ -225,40 +261,48 @@ fn fit(
     if let Some(thinking) = &loaded.template().output_syntax().thinking {
         output::strip_thinking(&mut messages, thinking);
     }
-    let mut dropped = 0;
-    loop {
-        let request = ChatRequest {
-            messages: &messages,
-            tools,
-            think: think.cloned(),
-            add_generation_prompt: true,
-            now,
-        };
-        let text = loaded.render_request(&request, template)?;
-        let (text, tokens) = match before.is_empty() {
-            true => {
-                let tokens = loaded.tokens(&text);
-                (text, tokens)
+    let earlier = match before {
+        [] => String::new(),
+        ids => {
+            let known = |id: &&u32| (**id as usize) < loaded.tokenizer.vocab_size();
+            if let Some(id) = ids.iter().find(|id| !known(id)) {
+                return Err(ApiError::bad_request(format!("context: {id} is no token")).param("context"));
             }
-            false => {
-                let text = format!("{}{text}", loaded.tokenizer.decode(before));
-                let tokens = loaded.tokens(&text);
-                (text, tokens)
-            }
-        };
-        if tokens.len() <= context || !job.truncate {
-            return cut(job, tokens, text, dropped, options, context);
+            // What is beyond the context would be cut off again.
+            loaded.tokenizer.decode(&ids[ids.len().saturating_sub(context)..])
         }
-        // The oldest that is no system message and not the last.
-        let last = messages.len().saturating_sub(1);
-        match messages.iter().take(last).position(|m| m.role != "system") {
-            Some(oldest) => {
-                messages.remove(oldest);
-                dropped += 1;
+    };
+    // The oldest that are no system message and not the last go first.
+    let last = messages.len().saturating_sub(1);
+    let droppable: Vec<usize> = (0..last).filter(|i| messages[*i].role != "system").collect();
+    let without = |count: usize| -> Result<(String, Vec<u32>), ApiError> {
+        let dropped = &droppable[..count];
+        let left = messages.iter().enumerate().filter(|(i, _)| dropped.binary_search(i).is_err());
+        let left: Vec<ChatMessage> = left.map(|(_, m)| m.clone()).collect();
+        let think = think.cloned();
+        let request = ChatRequest { messages: &left, tools, think, add_generation_prompt: true, now };
+        let text = format!("{earlier}{}", loaded.render_request(&request, template)?);
+        let tokens = loaded.tokens(&text);
+        Ok((text, tokens))
+    };
+    let mut best = without(0)?;
+    let mut dropped = 0;
+    if job.truncate && best.1.len() > context && !droppable.is_empty() {
+        // The fewest that are enough, or all: a prompt is no longer for a message less.
+        let (mut too_few, mut enough) = (0, droppable.len());
+        best = without(enough)?;
+        dropped = enough;
+        while best.1.len() <= context && enough - too_few > 1 {
+            let middle = too_few + (enough - too_few) / 2;
+            let tried = without(middle)?;
+            if tried.1.len() <= context {
+                (enough, dropped, best) = (middle, middle, tried);
+            } else {
+                too_few = middle;
             }
-            None => return cut(job, tokens, text, dropped, options, context),
         }
     }
+    cut(job, best.1, best.0, dropped, options, context)
 }
 
 /// Refuses a prompt that is too long, or cuts out the tokens after the first `num_keep`.

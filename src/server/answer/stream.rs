@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::{Prepared, Truncation};
+use super::Truncation;
+use super::prepare::Started;
 use crate::prompt::output::{OutputReader, Piece};
 use crate::runtime::batch::{Event, Request, TokenLogprob};
 use crate::runtime::constrain::Constraint;
 use crate::runtime::generate::{Done, Stats};
 use crate::server::app::App;
 use crate::server::error::ApiError;
-use crate::server::scheduler::Waiting;
+use crate::server::scheduler::{Lease, Waiting};
 
 /// What came of an answer.
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ pub struct End {
 /// An answer that is being made. Dropping it stops the work.
 pub struct Answer {
     app: Arc<App>,
-    prepared: Arc<Prepared>,
+    prepared: Arc<Started>,
     events: mpsc::Receiver<Event>,
     reader: OutputReader,
     tokens: Vec<u32>,
@@ -72,10 +73,13 @@ pub struct Answer {
 impl Answer {
     pub(super) fn start(
         app: &Arc<App>,
-        prepared: Arc<Prepared>,
+        prepared: Arc<Started>,
         index: u32,
         constraint: Option<Constraint>,
+        lease: Lease,
+        waiting: Waiting,
     ) -> Answer {
+        let engine = lease.model.engine.clone();
         let cancelled = Arc::new(AtomicBool::new(false));
         let overrun = Arc::new(AtomicBool::new(false));
         let (sender, events) = mpsc::channel(app.config.limits.unread_parts);
@@ -93,17 +97,22 @@ impl Answer {
             cancelled: cancelled.clone(),
         };
         let (stop, lost) = (cancelled.clone(), overrun.clone());
+        // The model may go once the engine is done, however slowly the client reads.
+        let mut lease = Some(lease);
         let sink = Box::new(move |event| {
+            if matches!(event, Event::Ended { .. } | Event::Failed(_)) {
+                drop(lease.take());
+            }
             if let Err(mpsc::error::TrySendError::Full(_)) = sender.try_send(event) {
                 lost.store(true, Ordering::Relaxed);
                 stop.store(true, Ordering::Relaxed);
             }
         });
         app.metrics.started();
-        prepared.lease.model.engine.submit(request, sink);
+        engine.submit(request, sink);
         Answer {
             reader: OutputReader::new(&prepared.syntax, prepared.reader.clone()),
-            waiting: app.scheduler.wait().ok(),
+            waiting: Some(waiting),
             stopping: app.stopping(),
             app: app.clone(),
             prepared,
@@ -157,12 +166,11 @@ impl Answer {
                     let pieces = self.reader.push(&text);
                     return Some(Ok(Part::Pieces { pieces, logprobs }));
                 }
-                Some(Event::Ended { done: Done::Cancelled, .. }) if self.overrun.load(Ordering::Relaxed) => {
+                Some(Event::Ended { .. }) if self.overrun.load(Ordering::Relaxed) => {
                     let message = "the answer was not read in time";
                     return self.fail(ApiError::new(axum::http::StatusCode::REQUEST_TIMEOUT, message));
                 }
                 Some(Event::Ended { done, stop, stats }) => {
-                    let lease = &self.prepared.lease;
                     self.app.metrics.finished(&stats);
                     let end = End {
                         done,
@@ -170,8 +178,8 @@ impl Answer {
                         stats,
                         prompt_tokens: self.prepared.tokens.len(),
                         tokens: std::mem::take(&mut self.tokens),
-                        total_duration: self.started.elapsed() + lease.load_duration,
-                        load_duration: lease.load_duration,
+                        total_duration: self.started.elapsed() + self.prepared.load_duration,
+                        load_duration: self.prepared.load_duration,
                         truncation: self.prepared.truncation,
                     };
                     let pieces = self.reader.finish();
@@ -216,7 +224,7 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         self.cancelled.store(true, Ordering::Relaxed);
-        if !self.over {
+        if !self.over && self.end.is_none() {
             self.app.metrics.cancelled();
         }
     }

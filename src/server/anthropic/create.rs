@@ -15,7 +15,7 @@ use super::types::MessagesRequest;
 use crate::server::answer::{Job, Prepared, prepare};
 use crate::server::app::App;
 use crate::server::body;
-use crate::server::delivery::{self, new_id};
+use crate::server::delivery::{self, Events, new_id};
 use crate::server::error::ApiError;
 use crate::server::fields;
 use crate::server::observe::current_request_id;
@@ -31,7 +31,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     post, path = "/v1/messages", tag = "anthropic", request_body = MessagesRequest,
     responses(
         (status = 200, description = "The answer; with `stream`, events from `message_start` to `message_stop`",
-            content((Response = "application/json"), (String = "text/event-stream"))),
+            content((Response = "application/json"), (Events = "text/event-stream"))),
         Failures,
     )
 )]

@@ -1,13 +1,11 @@
 //! `/api/embed` and `/api/embeddings`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
 use super::failures::{self, Failures, stored};
@@ -15,6 +13,7 @@ use super::request::{keep_alive, parameters, wish};
 use super::schema;
 use super::types::nanoseconds;
 use crate::runtime::batch::Embedding;
+use crate::server::answer;
 use crate::server::app::App;
 use crate::server::body::Json;
 use crate::server::error::ApiError;
@@ -107,7 +106,8 @@ pub async fn embed(
     let load_duration = nanoseconds(lease.load_duration);
     let all = compute(&app, lease, texts, truncate).await?;
     let tokens: usize = all.iter().map(|e| e.tokens).sum();
-    let embeddings = all.into_iter().map(|e| normalized(e.values, dimensions)).collect::<Result<_, _>>()?;
+    let embeddings =
+        all.into_iter().map(|e| answer::normalized(e.values, dimensions)).collect::<Result<_, _>>()?;
     Ok(axum::Json(EmbedResponse {
         model,
         embeddings,
@@ -131,7 +131,7 @@ pub async fn embeddings(
     let texts = request.prompt.into_iter().filter(|p| !p.is_empty()).collect();
     let all = compute(&app, lease, texts, true).await?;
     let values = all.into_iter().next().map(|e| e.values).unwrap_or_default();
-    finite(&values)?;
+    answer::finite(&values)?;
     Ok(axum::Json(EmbeddingsResponse { embedding: values.into_iter().map(f64::from).collect() }))
 }
 
@@ -174,18 +174,9 @@ fn dimensions(asked: Option<i64>) -> Result<Option<usize>, ApiError> {
     }
 }
 
-/// Set when nobody waits for the embeddings any more.
-struct Cancel(Arc<AtomicBool>);
-
-impl Drop for Cancel {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 async fn compute(
     app: &Arc<App>,
-    mut lease: Lease,
+    lease: Lease,
     texts: Vec<String>,
     truncate: bool,
 ) -> Result<Vec<Embedding>, ApiError> {
@@ -199,26 +190,7 @@ async fn compute(
             texts.into_iter().map(one).collect::<Result<Vec<_>, _>>()
         })
         .await?;
-    let cancel = Cancel(Arc::default());
-    let mut waiting = Vec::with_capacity(inputs.len());
-    for tokens in inputs {
-        let (sender, receiver) = oneshot::channel();
-        // The receiver may be gone.
-        let sink = Box::new(move |embedding| drop(sender.send(embedding)));
-        lease.model.engine.embed(tokens, cancel.0.clone(), sink);
-        waiting.push(receiver);
-    }
-    lease.started();
-    let mut stopping = app.stopping();
-    let mut all = Vec::with_capacity(waiting.len());
-    for receiver in waiting {
-        let embedding = tokio::select! {
-            embedding = receiver => embedding.map_err(|_| ApiError::internal("the engine dropped a text"))?,
-            _ = stopping.wait_for(|stop| *stop) => return Err(ApiError::stopping()),
-        };
-        all.push(embedding.map_err(|errors| failures::refuse(app, errors))?);
-    }
-    Ok(all)
+    answer::embed(app, &lease, inputs).await.map_err(|e| failures::without_paths(app, e))
 }
 
 /// Cuts a text to the context, or refuses it.
@@ -235,35 +207,9 @@ fn fit(mut tokens: Vec<u32>, context: usize, truncate: bool) -> Result<Vec<u32>,
     Ok(tokens)
 }
 
-fn finite(values: &[f32]) -> Result<(), ApiError> {
-    match values.iter().all(|v| v.is_finite()) {
-        true => Ok(()),
-        false => Err(ApiError::bad_request("embedding contains NaN or Inf values")),
-    }
-}
-
-/// The first `dimensions` elements, divided by their Euclidean length. Zeros stay zeros.
-fn normalized(mut values: Vec<f32>, dimensions: Option<usize>) -> Result<Vec<f32>, ApiError> {
-    finite(&values)?;
-    if let Some(n) = dimensions {
-        if n > values.len() {
-            let message = format!("dimensions must not be more than {}, the embedding's", values.len());
-            return Err(ApiError::bad_request(message).param("dimensions"));
-        }
-        values.truncate(n);
-    }
-    let square: f64 = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-    let length = square.sqrt();
-    if length > 0.0 {
-        values.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
-    }
-    Ok(values)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use serde_json::json;
 
     #[test]
@@ -292,18 +238,5 @@ mod tests {
     fn dimensions_are_of_the_embedding() {
         assert_eq!(dimensions(Some(0)).unwrap(), None);
         assert!(dimensions(Some(-1)).is_err());
-        assert!(normalized(vec![1.0], Some(2)).is_err());
-        assert_eq!(normalized(vec![3.0, 4.0, 9.0], Some(2)).unwrap(), [0.6, 0.8]);
-        assert_eq!(normalized(vec![0.0; 3], None).unwrap(), [0.0; 3]);
-        assert!(normalized(vec![f32::NAN], None).is_err() && normalized(vec![f32::INFINITY], None).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn a_normalised_embedding_has_length_one(values in prop::collection::vec(-3.0e38f32..3.0e38, 1..64)) {
-            let is_zero = values.iter().all(|v| *v == 0.0);
-            let length: f64 = normalized(values, None).unwrap().iter().map(|v| f64::from(*v).powi(2)).sum();
-            prop_assert!(is_zero || (length.sqrt() - 1.0).abs() < 1e-5, "{length}");
-        }
     }
 }

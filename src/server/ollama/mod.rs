@@ -33,6 +33,8 @@ mod transfer;
 mod types;
 mod version;
 
+pub use failures::Failures;
+
 use std::sync::Arc;
 
 use utoipa_axum::router::OpenApiRouter;

@@ -1,20 +1,18 @@
 //! `POST /v1/embeddings`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Json;
 use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::failures::Failures;
-use crate::runtime::batch::Embedding;
+use crate::server::answer;
 use crate::server::app::App;
 use crate::server::body;
 use crate::server::error::ApiError;
@@ -151,15 +149,6 @@ struct EmbeddingUsage {
     total_tokens: usize,
 }
 
-/// Stops the work when nobody waits for it any more.
-struct CancelOnDrop(Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Embeds texts.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = EmbeddingRequest,
     responses((status = 200, description = "The embeddings, in the order of the texts", body = Embeddings), Failures))]
@@ -182,25 +171,11 @@ async fn create(
     let lease = app.scheduler.lease(&app, &name, Wish::default(), None).await?;
     let (model, most) = (lease.model.clone(), app.config.limits.inputs);
     let texts = app.blocking(move |_| tokens(&model, request.input, most)).await?;
-    let cancel = CancelOnDrop(Arc::default());
-    let mut stopping = app.stopping();
-    let mut waiting = Vec::with_capacity(texts.len());
-    for tokens in texts {
-        let (sender, receiver) = oneshot::channel();
-        // A receiver that is gone has cancelled.
-        lease.model.engine.embed(tokens, cancel.0.clone(), Box::new(move |result| drop(sender.send(result))));
-        waiting.push(receiver);
-    }
-    let mut data = Vec::with_capacity(waiting.len());
-    let mut count = 0;
-    for (index, receiver) in waiting.into_iter().enumerate() {
-        let result = tokio::select! {
-            result = receiver => result.map_err(|_| ApiError::internal("the engine dropped a text"))?,
-            _ = stopping.wait_for(|stop| *stop) => return Err(ApiError::stopping()),
-        };
-        let embedding = result?;
-        count += embedding.tokens;
-        let values = finish(embedding, dimensions.map(|n| n as usize))?;
+    let embeddings = answer::embed(&app, &lease, texts).await?;
+    let count = embeddings.iter().map(|e| e.tokens).sum();
+    let mut data = Vec::with_capacity(embeddings.len());
+    for (index, embedding) in embeddings.into_iter().enumerate() {
+        let values = answer::normalized(embedding.values, dimensions.map(|n| n as usize))?;
         let embedding = if base64 { Values::Base64(encode(&values)) } else { Values::Float(values) };
         data.push(Item { object: "embedding", embedding, index });
     }
@@ -236,26 +211,6 @@ fn tokens(model: &Served, input: Inputs, most: usize) -> Result<Vec<Vec<u32>>, A
     input.each("input", most, tokenizer)?.into_iter().map(one).collect()
 }
 
-/// Keeps the first values and makes the length 1.
-fn finish(embedding: Embedding, dimensions: Option<usize>) -> Result<Vec<f32>, ApiError> {
-    let mut values = embedding.values;
-    if let Some(dimensions) = dimensions {
-        if dimensions > values.len() {
-            let why = format!("{dimensions} is more than the {} of the model", values.len());
-            return Err(invalid("dimensions", &why));
-        }
-        values.truncate(dimensions);
-    }
-    let norm = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-    if !norm.is_finite() {
-        return Err(ApiError::bad_request("embedding contains NaN or Inf values"));
-    }
-    if norm > 0.0 {
-        values.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
-    }
-    Ok(values)
-}
-
 fn encode(values: &[f32]) -> String {
     STANDARD.encode(values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
 }
@@ -264,21 +219,6 @@ fn encode(values: &[f32]) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
-
-    fn embedding(values: &[f32]) -> Embedding {
-        Embedding { values: values.to_vec(), tokens: 1 }
-    }
-
-    #[test]
-    fn embeddings_have_length_one() {
-        assert_eq!(finish(embedding(&[3.0, 4.0]), None).unwrap(), [0.6, 0.8]);
-        assert_eq!(finish(embedding(&[3.0, 4.0]), Some(1)).unwrap(), [1.0]);
-        assert_eq!(finish(embedding(&[0.0, 0.0]), None).unwrap(), [0.0, 0.0]);
-        assert_eq!(finish(embedding(&[1.5e38, 2e38]), None).unwrap(), [0.6, 0.8]);
-        assert!(finish(embedding(&[f32::NAN]), None).is_err());
-        assert!(finish(embedding(&[f32::INFINITY]), None).is_err());
-        assert_eq!(finish(embedding(&[1.0]), Some(2)).unwrap_err().param.as_deref(), Some("dimensions"));
-    }
 
     #[test]
     fn base64_is_little_endian() {

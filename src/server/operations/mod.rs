@@ -14,8 +14,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::app::App;
+use super::ollama::Failures;
 use super::scheduler::{KeepAlive, Wish};
 use crate::store::Name;
+
+/// What Prometheus asks for.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The head of the API's description.
 #[derive(utoipa::OpenApi)]
@@ -60,10 +64,12 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
 }
 
 /// Counters for Prometheus.
-#[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, description = "OpenMetrics text", body = String)))]
+#[utoipa::path(get, path = "/metrics", tag = "operations", responses(
+    (status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"),
+    Failures,
+))]
 async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], app.metrics.encode(&app.scheduler)).into_response()
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], app.metrics.encode(&app.scheduler)).into_response()
 }
 
 /// Loads the models that the operator named; the server is not ready before.

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use crate::runtime::kv::PAGE;
 use crate::server::app::App;
+use crate::server::ollama::Failures;
 use crate::server::scheduler::Running;
 
 /// How busy the server is.
@@ -88,6 +89,7 @@ impl From<&Running> for ModelUsage {
 /// How busy the server and each loaded model are.
 #[utoipa::path(get, path = "/api/mdl/usage", tag = "operations", responses(
     (status = 200, description = "Slots, cache pages, memory and counts", body = ServerUsage),
+    Failures,
 ))]
 pub(super) async fn usage(State(app): State<Arc<App>>) -> Json<ServerUsage> {
     Json(ServerUsage {

@@ -86,7 +86,7 @@ async fn root(headers: HeaderMap) -> Response {
 async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
     match ASSETS.iter().find(|a| a.name == name) {
         Some(asset) => Ok(asset.serve(&headers)),
-        None => Err(error::not_found().await),
+        None => Err(error::no_page()),
     }
 }
 

@@ -26,14 +26,17 @@ use crate::store::{Digest, Name, Stored};
 /// How often expired models are looked for.
 const REAP_EVERY: Duration = Duration::from_millis(200);
 
-/// An engine that has work makes a step more often than that.
+/// An engine that has work and makes no step for so long is stuck, unless its steps are as long.
 const STUCK_AFTER: Duration = Duration::from_secs(8);
+
+/// How long a model stays whose load nobody waited for.
+const UNCLAIMED: Duration = Duration::from_secs(10);
 
 /// The loaded models.
 pub struct Scheduler {
     entries: Mutex<Vec<Entry>>,
     /// Held by the one that makes room and loads.
-    loading: tokio::sync::Mutex<()>,
+    loading: Arc<tokio::sync::Mutex<()>>,
     /// A lease ended, or a model went.
     changed: Notify,
     waiting: Arc<AtomicUsize>,
@@ -52,6 +55,8 @@ struct Entry {
     retiring: bool,
     /// The engine's steps when they last changed, and when that was.
     moved: (u64, Instant),
+    /// The longest time between two steps so far.
+    longest: Duration,
 }
 
 /// A loaded model, for `/api/ps`.
@@ -67,7 +72,7 @@ impl Scheduler {
     pub fn new(config: &Config) -> Scheduler {
         Scheduler {
             entries: Mutex::default(),
-            loading: tokio::sync::Mutex::default(),
+            loading: Arc::default(),
             changed: Notify::new(),
             waiting: Arc::default(),
             queue: config.limits.queue,
@@ -100,6 +105,9 @@ impl Scheduler {
             let usage = entry.model.engine.usage();
             let idle = usage.active == 0 && usage.waiting == 0;
             if idle || usage.steps != entry.moved.0 {
+                if !idle {
+                    entry.longest = entry.longest.max(now - entry.moved.1);
+                }
                 entry.moved = (usage.steps, now);
             }
         }
@@ -112,7 +120,8 @@ impl Scheduler {
 
     /// True when an engine has work and has made no step for a while.
     pub fn is_stuck(&self) -> bool {
-        self.entries().iter().any(|e| e.moved.1.elapsed() > STUCK_AFTER)
+        // A step of a large model may take long; it then did before.
+        self.entries().iter().any(|e| e.moved.1.elapsed() > STUCK_AFTER.max(e.longest * 3))
     }
 
     /// Requests that wait.
@@ -160,8 +169,25 @@ impl Scheduler {
     /// Loads a model, unless it is loaded, and keeps it from going until the lease is dropped.
     ///
     /// # Errors
-    /// 404: there is no such model. 503: too many wait, or there is no memory.
+    /// 404: there is no such model. 503: too many wait, there is no memory, or the server stops.
     pub async fn lease(
+        &self,
+        app: &Arc<App>,
+        name: &Name,
+        wish: Wish,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Lease, ApiError> {
+        let mut stopping = app.stopping();
+        if app.is_draining() {
+            return Err(ApiError::stopping());
+        }
+        tokio::select! {
+            lease = self.lease_now(app, name, wish, keep_alive) => lease,
+            _ = stopping.wait_for(|stop| *stop) => Err(ApiError::stopping()),
+        }
+    }
+
+    async fn lease_now(
         &self,
         app: &Arc<App>,
         name: &Name,
@@ -170,46 +196,74 @@ impl Scheduler {
     ) -> Result<Lease, ApiError> {
         let waiting = self.wait()?;
         let stored = find(app, name).await?;
-        let keep_alive = keep_alive.unwrap_or(self.keep_alive);
         let lease =
             |model, load_duration| Lease { app: app.clone(), model, load_duration, waiting: Some(waiting) };
         if let Some(model) = self.take(&stored.id, &wish, keep_alive) {
             return Ok(lease(model, Duration::ZERO));
         }
-        let _loading = self.loading.lock().await;
+        let loading = self.loading.clone().lock_owned().await;
         if let Some(model) = self.take(&stored.id, &wish, keep_alive) {
             return Ok(lease(model, Duration::ZERO));
         }
         self.make_room(&stored.id).await;
+        // A load goes on when who asked for it has gone: it cannot be interrupted, and the next one must not
+        // begin beside it.
+        let (loader, wanted) = (app.clone(), keep_alive.unwrap_or(self.keep_alive));
+        let id = stored.id;
+        let load = tokio::spawn(async move {
+            let _loading = loading;
+            loader.scheduler.load(&loader, stored, wish, wanted).await
+        });
+        let load_duration = load.await.unwrap_or_else(|panic| Err(ApiError::internal(panic)))?;
+        match self.take(&id, &wish, keep_alive) {
+            Some(model) => Ok(lease(model, load_duration)),
+            None => Err(ApiError::busy()),
+        }
+    }
+
+    /// Loads a model into a place that is there. It goes after a while if nobody takes it.
+    async fn load(
+        &self,
+        app: &Arc<App>,
+        stored: Stored,
+        wish: Wish,
+        keep_alive: KeepAlive,
+    ) -> Result<Duration, ApiError> {
         let model = loop {
             let stored = stored.clone();
             let loaded = app.blocking(move |app| Ok(Served::load(app, &stored, wish))).await?;
             match loaded {
                 Ok(model) => break Arc::new(model),
                 Err(errors) if is_memory(&errors) && self.evict_idle() => {}
-                Err(errors) => return Err(errors.into()),
+                Err(errors) => return Err(app.cannot_load(&errors)),
             }
         };
-        tracing::info!(model = %model.name, context = model.context, bytes = model.size, took = ?model.load_duration, "loaded");
-        let load_duration = model.load_duration;
+        let took = model.load_duration;
+        tracing::info!(model = %model.name, context = model.context, bytes = model.size, ?took, "loaded");
         self.entries().push(Entry {
-            model: model.clone(),
-            leases: 1,
+            model,
+            leases: 0,
             keep_alive,
-            expires: None,
+            expires: Some(Instant::now() + UNCLAIMED),
             retiring: false,
             moved: (0, Instant::now()),
+            longest: Duration::ZERO,
         });
-        Ok(lease(model, load_duration))
+        Ok(took)
     }
 
     /// Takes a lease of a model that is loaded as wished.
-    fn take(&self, id: &Digest, wish: &Wish, keep_alive: KeepAlive) -> Option<Arc<Served>> {
+    fn take(&self, id: &Digest, wish: &Wish, keep_alive: Option<KeepAlive>) -> Option<Arc<Served>> {
         let mut entries = self.entries();
         let entry = entries.iter_mut().find(|e| e.model.id == *id && !e.retiring && e.model.serves(wish))?;
         entry.leases += 1;
         entry.expires = None;
-        entry.keep_alive = keep_alive;
+        match keep_alive {
+            Some(keep_alive) => entry.keep_alive = keep_alive,
+            // What was loaded to stay does.
+            None if entry.keep_alive == KeepAlive::Forever => {}
+            None => entry.keep_alive = self.keep_alive,
+        }
         Some(entry.model.clone())
     }
 
@@ -230,6 +284,13 @@ impl Scheduler {
                 }
                 if !there && remove_idle(&mut entries) {
                     continue;
+                }
+                // All are in use: the oldest takes no new requests, so that its turn comes to an end.
+                if !there
+                    && !entries.iter().any(|e| e.retiring)
+                    && let Some(oldest) = entries.first_mut()
+                {
+                    oldest.retiring = true;
                 }
             }
             changed.await;
@@ -306,6 +367,16 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Another right to use the same model, which does not wait.
+    pub fn again(&self) -> Lease {
+        let mut entries = self.app.scheduler.entries();
+        if let Some(entry) = entries.iter_mut().find(|e| Arc::ptr_eq(&e.model, &self.model)) {
+            entry.leases += 1;
+        }
+        let (app, model) = (self.app.clone(), self.model.clone());
+        Lease { app, model, load_duration: self.load_duration, waiting: None }
+    }
+
     /// The request does not wait any more.
     pub fn started(&mut self) {
         self.waiting = None;

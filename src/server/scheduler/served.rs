@@ -3,8 +3,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use mdl_kernels::ops::matmul::Packed;
+
 use super::memory;
 use crate::diagnostic::{Diagnostic, Errors, Result};
+use crate::ir::{Module, Tensor};
 use crate::runtime::batch::{Engine, EngineOptions};
 use crate::runtime::constrain::Grammars;
 use crate::runtime::loaded::Loaded;
@@ -57,6 +60,12 @@ impl Served {
         let config = &app.config;
         let module = stored::open(&app.store, stored)?;
         let options = GenerateOptions::from_parameters(&module.prompt.parameters)?;
+        // Known before anything is packed.
+        let available = memory::available();
+        let packed = packed_bytes(&module);
+        if let Some(available) = available.filter(|available| packed > *available) {
+            return Err(too_large(packed, available, None));
+        }
         let threads = wish.threads.or(options.num_thread).or(config.threads).filter(|n| *n > 0);
         let loaded = Loaded::open(&module, threads)?.with_renderer(app.renderer.clone());
         let trained = loaded.model.spec().context_length as u64;
@@ -73,13 +82,13 @@ impl Served {
         let needed = |engine: &EngineOptions| {
             weights.saturating_add(loaded.model.memory_of(&engine.room(&loaded.model)).total())
         };
-        if let Some(available) = memory::available() {
+        if let Some(available) = available {
             // Fewer sequences at once are better than none.
             while engine.parallel > 1 && needed(&engine) > available {
                 engine.parallel /= 2;
             }
             if needed(&engine) > available {
-                return Err(too_large(needed(&engine), available, context));
+                return Err(too_large(needed(&engine), available, Some(context)));
             }
         }
         let size = needed(&engine);
@@ -119,10 +128,23 @@ impl Served {
     }
 }
 
-fn too_large(needed: u64, available: u64, context: usize) -> Errors {
+/// Bytes of the panels of a module's matrices, at most: a table that is only looked up is counted, too.
+fn packed_bytes(module: &Module) -> u64 {
+    let bytes = |tensor: &Tensor| match tensor.shape().0.as_slice() {
+        [rows, cols] => {
+            let (rows, cols) = (usize::try_from(*rows).ok()?, usize::try_from(*cols).ok()?);
+            Packed::bytes_of(tensor.expr.dtype(), rows, cols).map(|n| n as u64)
+        }
+        _ => None,
+    };
+    module.tensors.iter().filter_map(bytes).fold(0, u64::saturating_add)
+}
+
+fn too_large(needed: u64, available: u64, context: Option<usize>) -> Errors {
     let (needed, available) = (memory::human(needed), memory::human(available));
+    let context = context.map_or(String::new(), |n| format!(", with a context of {n}"));
     Diagnostic::environment(format!(
-        "model requires more system memory ({needed}, with a context of {context}) than is available ({available})"
+        "model requires more system memory ({needed}{context}) than is available ({available})"
     ))
     .code("out-of-memory")
     .into()

@@ -19,7 +19,7 @@ use super::{format, messages, tools};
 use crate::server::answer::{Input, Job, prepare};
 use crate::server::app::App;
 use crate::server::body;
-use crate::server::delivery::{self, new_id, now};
+use crate::server::delivery::{self, Events, new_id, now};
 use crate::server::error::ApiError;
 use crate::server::fields;
 use crate::server::limits::Limits;
@@ -50,7 +50,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     post, path = "/v1/chat/completions", tag = "openai", request_body = ChatRequest,
     responses(
         (status = 200, description = "The answer; with `stream`, events of `chat.completion.chunk` that end with `[DONE]`",
-            content((ChatCompletion = "application/json"), (String = "text/event-stream"))),
+            content((ChatCompletion = "application/json"), (Events = "text/event-stream"))),
         Failures,
     )
 )]

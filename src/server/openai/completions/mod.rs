@@ -19,7 +19,7 @@ use crate::prompt::{ChatMessage, Think};
 use crate::server::answer::{Answer, Input, Job, prepare};
 use crate::server::app::App;
 use crate::server::body;
-use crate::server::delivery::{self, new_id, now};
+use crate::server::delivery::{self, Events, new_id, now};
 use crate::server::error::ApiError;
 use crate::server::fields::{self, integer, invalid};
 use crate::server::limits::Limits;
@@ -37,7 +37,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     post, path = "/v1/completions", tag = "openai", request_body = CompletionRequest,
     responses(
         (status = 200, description = "The completions; with `stream`, events of `text_completion` that end with `[DONE]`",
-            content((Completion = "application/json"), (String = "text/event-stream"))),
+            content((Completion = "application/json"), (Events = "text/event-stream"))),
         Failures,
     )
 )]
@@ -50,21 +50,16 @@ async fn create(
     let n = sampling::choices(request.n, limits.choices)?;
     let mut template = request.job(&limits)?;
     let name = fields::model(&request.model)?;
-    let lease = || app.scheduler.lease(&app, &name, Wish::default(), None);
-    let first = lease().await?;
+    let lease = app.scheduler.lease(&app, &name, Wish::default(), None).await?;
     if let Some(bias) = &request.logit_bias {
-        template.logit_bias = sampling::logit_bias(bias, &first.model.loaded.tokenizer)?;
+        template.logit_bias = sampling::logit_bias(bias, &lease.model.loaded.tokenizer)?;
     }
-    let prompts = request.prompts(&first, limits.choices / n)?;
-    let mut first = Some(first);
+    let prompts = request.prompts(&lease, limits.choices / n)?;
     let mut answers: Vec<Answer> = Vec::new();
     for prompt in prompts {
-        let lease = match first.take() {
-            Some(lease) => lease,
-            None => lease().await?,
-        };
+        // One lease for all: a second one could wait for the first to end.
         let job = Job { input: request.input(prompt), ..template.clone() };
-        let prepared = prepare(&app, lease, job).await.map_err(rename)?;
+        let prepared = prepare(&app, lease.again(), job).await.map_err(rename)?;
         answers.extend(prepared.start_all(&app, n).await?);
     }
     let head = Head { id: new_id("cmpl-"), created: now(), model: request.model.clone() };

@@ -18,7 +18,7 @@ use super::failures::Failures;
 use crate::server::answer::prepare;
 use crate::server::app::App;
 use crate::server::body;
-use crate::server::delivery::{self, new_id, now};
+use crate::server::delivery::{self, Events, new_id, now};
 use crate::server::error::ApiError;
 use crate::server::fields;
 use crate::server::scheduler::Wish;
@@ -46,7 +46,7 @@ pub fn routes() -> OpenApiRouter<Arc<App>> {
     post, path = "/v1/responses", tag = "openai", request_body = ResponseRequest,
     responses(
         (status = 200, description = "The response; with `stream`, events that end with `response.completed`, `response.incomplete` or `response.failed`",
-            content((Response = "application/json"), (String = "text/event-stream"))),
+            content((Response = "application/json"), (Events = "text/event-stream"))),
         Failures,
     )
 )]

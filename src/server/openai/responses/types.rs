@@ -243,7 +243,7 @@ pub struct Response {
     #[schema(value_type = Object)]
     pub text: Json,
     /// As in the request.
-    #[schema(value_type = Object)]
+    #[schema(value_type = ToolChoice)]
     pub tool_choice: Json,
     /// As in the request.
     pub tools: Vec<Tool>,
