@@ -4,6 +4,7 @@ mod logprobs;
 mod prefix;
 mod schedule;
 mod sequence;
+mod waiting;
 mod worker;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use super::loaded::Loaded;
 use super::options::GenerateOptions;
 use super::program::Room;
 use crate::diagnostic::{Diagnostic, Errors, Result};
-use sequence::Waiting;
+use waiting::{EmbedListener, Listener, Waiting};
 use worker::Worker;
 
 /// What an engine has room for.
@@ -115,7 +116,8 @@ pub enum Event {
     Failed(Errors),
 }
 
-/// Takes the events of a request. It is called on the engine's thread and must not wait.
+/// Takes the events of a request. It is called on the threads that compute, by one at a time, and must not
+/// wait. The last event is always an end; one that panics is not called again, and its request is dropped.
 pub type Sink = Box<dyn FnMut(Event) + Send>;
 
 /// Takes the result of [`Engine::embed`].
@@ -171,7 +173,7 @@ impl Engine {
     pub fn start(model: Arc<Loaded>, options: EngineOptions) -> Result<Engine> {
         let room = options.room(&model.model);
         let state = model.model.state(&room)?;
-        let shared = Arc::new(Shared { slots: options.parallel, ..Shared::default() });
+        let shared = Arc::new(Shared { slots: options.parallel.max(1), ..Shared::default() });
         let (requests, receiver) = mpsc::channel();
         let worker = Worker::new(model, room, options, state, receiver, shared.clone());
         std::thread::Builder::new()
@@ -183,20 +185,20 @@ impl Engine {
 
     /// Queues a request; `sink` hears of it.
     pub fn submit(&self, request: Request, sink: Sink) {
-        self.queue(Waiting::Generate(Box::new(request), sink));
+        self.queue(Waiting::Generate(Box::new(request), Listener::new(sink)));
     }
 
     /// Queues a text to embed: the last norm's output, pooled as the model's metadata says (`pooling_type`), else
     /// that of the last token.
     pub fn embed(&self, tokens: Vec<u32>, cancelled: Arc<AtomicBool>, sink: EmbedSink) {
-        self.queue(Waiting::Embed(tokens, cancelled, sink));
+        self.queue(Waiting::Embed(tokens, cancelled, EmbedListener::new(sink)));
     }
 
     fn queue(&self, waiting: Waiting) {
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         if let Err(mpsc::SendError(waiting)) = self.requests.send(waiting) {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-            waiting.end(Some(Diagnostic::environment("the engine has ended").into()));
+            waiting.fail(Diagnostic::environment("the engine has ended").into());
         }
     }
 

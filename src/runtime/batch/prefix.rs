@@ -97,13 +97,13 @@ impl Pool {
         self.node(id).page
     }
 
-    /// What is known of `tokens`. The nodes of the path get a user.
-    pub(super) fn find(&mut self, tokens: &[u32]) -> Match {
+    /// What is known of `tokens` that follow `parent`. The nodes of the path get a user.
+    pub(super) fn find(&mut self, parent: Option<NodeId>, tokens: &[u32]) -> Match {
         let mut found = Match::default();
         loop {
             let rest = &tokens[found.path.len() * PAGE..];
             let mut best: Option<(NodeId, usize)> = None;
-            for &child in self.children(found.path.last().copied()) {
+            for &child in self.children(found.path.last().copied().or(parent)) {
                 let common = self.node(child).tokens.iter().zip(rest).take_while(|(a, b)| a == b).count();
                 if common > best.map_or(0, |(_, n)| n) {
                     best = Some((child, common));
@@ -289,7 +289,7 @@ mod tests {
         }
 
         fn begin(&mut self, tokens: &[u32]) -> Option<usize> {
-            let found = self.pool.find(&tokens[..tokens.len() - 1]);
+            let found = self.pool.find(None, &tokens[..tokens.len() - 1]);
             let known = len(&found);
             for (node, chunk) in found.path.iter().zip(tokens.chunks(PAGE)) {
                 assert_eq!(self.pages[self.pool.page(*node).index()], chunk);

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::logprobs::logprobs;
 use super::prefix::{NodeId, Pool};
-use super::{EmbedSink, Embedding, Event, Request, Sink, TokenLogprob};
+use super::waiting::{EmbedListener, Listener, Waiting};
+use super::{Embedding, Event, Request, TokenLogprob};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::runtime::backend::State;
 use crate::runtime::constrain::Constraint;
@@ -25,7 +26,7 @@ pub(super) enum Task {
 
 /// A text that goes on.
 pub(super) struct Generation {
-    sink: Sink,
+    listener: Listener,
     sampler: Sampler,
     constraint: Option<Constraint>,
     logit_bias: Vec<(u32, f32)>,
@@ -42,7 +43,7 @@ pub(super) struct Generation {
 
 /// A vector in the making.
 pub(super) struct Pooled {
-    pub sink: Option<EmbedSink>,
+    listener: EmbedListener,
     pub pooling: Pooling,
     sum: Vec<f64>,
 }
@@ -65,6 +66,8 @@ pub(super) struct Sequence {
     pub tokens: Vec<u32>,
     /// So many are in the cache.
     pub computed: usize,
+    /// Tokens of the prompt that its own steps computed.
+    evaluated: usize,
     cancelled: Arc<AtomicBool>,
     /// The pages, in order: those of the path, then its own.
     pub table: Vec<PageId>,
@@ -75,78 +78,36 @@ pub(super) struct Sequence {
     prompt_done: Option<Instant>,
 }
 
-/// A request that waits for a slot.
-pub(super) enum Waiting {
-    Generate(Box<Request>, Sink),
-    Embed(Vec<u32>, Arc<AtomicBool>, EmbedSink),
-}
-
-impl Waiting {
-    pub(super) fn is_cancelled(&self) -> bool {
-        match self {
-            Waiting::Generate(request, _) => request.cancelled.load(Ordering::Relaxed),
-            Waiting::Embed(_, cancelled, _) => cancelled.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Ends it without having begun.
-    pub(super) fn end(self, errors: Option<Errors>) {
-        match (self, errors) {
-            (Waiting::Generate(_, mut sink), Some(errors)) => tell(&mut sink, Event::Failed(errors)),
-            (Waiting::Generate(_, mut sink), None) => {
-                tell(&mut sink, Event::Ended { done: Done::Cancelled, stop: None, stats: Stats::default() });
-            }
-            (Waiting::Embed(_, _, sink), errors) => {
-                let cancelled = || Diagnostic::error("the request was cancelled").code("cancelled").into();
-                give(sink, Err(errors.unwrap_or_else(cancelled)));
-            }
-        }
-    }
-}
-
-/// A sink that panics is its own request's matter.
-fn tell(sink: &mut Sink, event: Event) {
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sink(event)));
-}
-
-fn give(sink: EmbedSink, result: Result<Embedding>) {
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sink(result)));
-}
-
 impl Sequence {
-    /// Gives a request its slot: what the cache holds of its prompt is not computed again.
+    /// Gives a request its slot.
     ///
     /// # Errors
-    /// The prompt is empty or does not fit, or an option is wrong; the request has been told.
+    /// The prompt is empty, does not fit or has tokens that the model has not, or an option is wrong; the
+    /// request has been told.
     pub(super) fn begin(
         waiting: Waiting,
-        pool: &mut Pool,
-        state: &mut dyn State,
         context: usize,
+        vocabulary: usize,
         pooling: Pooling,
     ) -> Option<Sequence> {
-        let prompt = match &waiting {
-            Waiting::Generate(request, _) => &request.prompt,
-            Waiting::Embed(tokens, ..) => tokens,
-        };
-        if let Some(wrong) = misfit(prompt.len(), context) {
-            waiting.end(Some(wrong));
+        if let Some(wrong) = misfit(waiting.prompt(), context, vocabulary) {
+            waiting.fail(wrong);
             return None;
         }
         let (task, tokens, cancelled) = match waiting {
-            Waiting::Generate(request, mut sink) => {
+            Waiting::Generate(request, mut listener) => {
                 let Request { prompt, options, shift, logprobs, logit_bias, constraint, cancelled } =
                     *request;
                 let mut sampler = match Sampler::new(&options.sampler) {
                     Ok(sampler) => sampler,
                     Err(errors) => {
-                        tell(&mut sink, Event::Failed(errors));
+                        listener.tell(Event::Failed(errors));
                         return None;
                     }
                 };
                 prompt.iter().for_each(|t| sampler.accept(*t));
                 let generation = Generation {
-                    sink,
+                    listener,
                     sampler,
                     constraint,
                     logit_bias,
@@ -162,57 +123,78 @@ impl Sequence {
                 };
                 (Task::Generate(Box::new(generation)), prompt, cancelled)
             }
-            Waiting::Embed(tokens, cancelled, sink) => {
-                (Task::Embed(Pooled { sink: Some(sink), pooling, sum: Vec::new() }), tokens, cancelled)
+            Waiting::Embed(tokens, cancelled, listener) => {
+                (Task::Embed(Pooled { listener, pooling, sum: Vec::new() }), tokens, cancelled)
             }
         };
-        let mut sequence = Sequence {
+        Some(Sequence {
             task,
             tokens,
             computed: 0,
+            evaluated: 0,
             cancelled,
             table: Vec::new(),
             path: Vec::new(),
             shifted: false,
             started: None,
             prompt_done: None,
-        };
-        sequence.reuse(pool, state);
-        Some(sequence)
+        })
     }
 
-    /// Takes what the cache holds of the prompt, short of its last token.
-    fn reuse(&mut self, pool: &mut Pool, state: &mut dyn State) {
-        // The mean needs every token's hidden state.
-        if matches!(&self.task, Task::Embed(p) if p.pooling != Pooling::Last) {
+    /// Takes what the cache holds of the prompt, short of its last token, where that is more than what it
+    /// has. Before each step of a prompt: others may have computed the same meanwhile.
+    pub(super) fn reuse(&mut self, pool: &mut Pool, state: &mut dyn State) {
+        // Only the last hidden state is the same whoever computed those before.
+        let needs_all = matches!(&self.task, Task::Embed(p) if p.pooling != Pooling::Last);
+        if needs_all || self.is_decoding() || self.pending() < 2 {
             return;
         }
-        let found = pool.find(&self.tokens[..self.tokens.len() - 1]);
-        self.computed = found.path.len() * PAGE;
-        self.table.extend(found.path.iter().map(|n| pool.page(*n)));
-        self.path = found.path;
-        if let Some((from, n)) = found.partial {
-            // Taking a page may drop the very page that was found, which then is the one to write to.
-            if let Some(to) = pool.take() {
-                if from != to {
-                    state.copy_page(from, to);
-                }
-                self.table.push(to);
-                self.computed += n;
-            }
+        let whole = self.path.len() * PAGE;
+        let found = pool.find(self.path.last().copied(), &self.tokens[whole..self.tokens.len() - 1]);
+        let part = found.partial.map_or(0, |(_, n)| n);
+        // Its path has every whole page it computed, so that one more is always more.
+        if found.path.is_empty() && whole + part <= self.computed {
+            return;
         }
-        if let Task::Generate(generation) = &mut self.task {
-            generation.stats.prompt_cached_count = self.computed;
+        // Its own pages hold nothing that these do not. The first of them is the first that is taken again.
+        self.table.drain(self.path.len()..).rev().for_each(|page| pool.give(page));
+        self.table.extend(found.path.iter().map(|n| pool.page(*n)));
+        self.path.extend(found.path);
+        self.computed = self.path.len() * PAGE;
+        if let Some((from, n)) = found.partial
+            // Taking a page may drop the very page that was found, which then is the one to write to.
+            && let Some(to) = pool.take()
+        {
+            if from != to {
+                state.copy_page(from, to);
+            }
+            self.table.push(to);
+            self.computed += n;
         }
     }
 
+    /// Nobody waits for it any more.
     pub(super) fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        let gone = matches!(&self.task, Task::Generate(g) if g.listener.is_gone());
+        gone || self.cancelled.load(Ordering::Relaxed)
     }
 
     /// Tokens that are to be computed.
     pub(super) fn pending(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// Tokens of the prompt that came from the cache so far.
+    pub(super) fn cached(&self) -> usize {
+        self.computed.saturating_sub(self.evaluated)
+    }
+
+    /// Tokens that were generated.
+    pub(super) fn generated(&self) -> usize {
+        match &self.task {
+            Task::Generate(g) => g.stats.eval_count,
+            Task::Embed(_) => 0,
+        }
     }
 
     /// True once the prompt has been read.
@@ -232,7 +214,9 @@ impl Sequence {
 
     /// Makes room for the next `n` tokens. False when no page is left.
     pub(super) fn reserve(&mut self, n: usize, pool: &mut Pool) -> bool {
-        self.started.get_or_insert_with(Instant::now);
+        if n > 0 {
+            self.started.get_or_insert_with(Instant::now);
+        }
         while self.table.len() * PAGE < self.computed + n {
             match pool.take() {
                 Some(page) => self.table.push(page),
@@ -245,6 +229,9 @@ impl Sequence {
     /// Takes note of `n` tokens that have been computed; whole pages are shown to others.
     pub(super) fn advance(&mut self, n: usize, pool: &mut Pool) {
         self.computed += n;
+        if !self.is_decoding() {
+            self.evaluated += n;
+        }
         if self.shifted {
             return;
         }
@@ -318,18 +305,14 @@ impl Sequence {
 
     /// Takes the logits after the last token and chooses the next. The end, if this was the last.
     pub(super) fn sample(&mut self, tokenizer: &Tokenizer, logits: &mut [f32]) -> Result<Option<Done>> {
-        let now = Instant::now();
-        let first = self.prompt_done.is_none();
-        self.prompt_done.get_or_insert(now);
-        let started = *self.started.get_or_insert(now);
-        let prompt_len = self.tokens.len();
-        let Task::Generate(g) = &mut self.task else { return Ok(None) };
-        if first {
-            g.stats.prompt_eval_count = prompt_len - g.stats.prompt_cached_count;
-            g.stats.prompt_eval_duration = now - started;
-            let (cached, evaluated) = (g.stats.prompt_cached_count, g.stats.prompt_eval_count);
-            tell(&mut g.sink, Event::Began { cached, evaluated });
+        if !self.is_decoding() {
+            let (cached, evaluated) = self.count_prompt();
+            self.prompt_done = Some(Instant::now());
+            if let Task::Generate(g) = &mut self.task {
+                g.listener.tell(Event::Began { cached, evaluated });
+            }
         }
+        let Task::Generate(g) = &mut self.task else { return Ok(None) };
         if g.num_predict.is_some_and(|limit| g.stats.eval_count >= limit) {
             return Ok(Some(Done::Length));
         }
@@ -358,7 +341,7 @@ impl Sequence {
             .map(|(top, raw)| super::logprobs::of_token(top, &raw, token, tokenizer))
             .into_iter()
             .collect();
-        tell(&mut g.sink, Event::Text { text: found.text, tokens: vec![token], logprobs });
+        g.listener.tell(Event::Text { text: found.text, tokens: vec![token], logprobs });
         if found.stop.is_some() {
             g.stopped = found.stop;
             return Ok(Some(Done::Stop));
@@ -372,6 +355,18 @@ impl Sequence {
         })
     }
 
+    /// Notes what became of the prompt, as far as it has been read: its tokens from the cache, and those computed.
+    fn count_prompt(&mut self) -> (usize, usize) {
+        let (cached, evaluated) = (self.cached(), self.evaluated);
+        let duration = self.started.map(|at| at.elapsed()).unwrap_or_default();
+        if let Task::Generate(g) = &mut self.task {
+            g.stats.prompt_cached_count = cached;
+            g.stats.prompt_eval_count = evaluated;
+            g.stats.prompt_eval_duration = duration;
+        }
+        (cached, evaluated)
+    }
+
     /// Takes the hidden state of an output.
     pub(super) fn add_hidden(&mut self, hidden: &[f32]) {
         let Task::Embed(pooled) = &mut self.task else { return };
@@ -382,7 +377,10 @@ impl Sequence {
     }
 
     /// Tells the request how it ended.
-    pub(super) fn finish(mut self, done: Done) -> Stats {
+    pub(super) fn finish(mut self, done: Done) {
+        if !self.is_decoding() {
+            self.count_prompt();
+        }
         let tokens = self.tokens.len();
         match &mut self.task {
             Task::Generate(g) => {
@@ -394,34 +392,23 @@ impl Sequence {
                     let mut text = found.text;
                     text.push_str(&g.stop.finish());
                     if !text.is_empty() {
-                        tell(&mut g.sink, Event::Text { text, tokens: Vec::new(), logprobs: Vec::new() });
+                        g.listener.tell(Event::Text { text, tokens: Vec::new(), logprobs: Vec::new() });
                     }
                 }
                 if let Some(at) = self.prompt_done {
                     g.stats.eval_duration = at.elapsed();
                 }
-                let stats = g.stats;
                 let stop = stop.and_then(|i| g.stops.get(i).cloned());
-                tell(&mut g.sink, Event::Ended { done, stop, stats });
-                stats
+                g.listener.tell(Event::Ended { done, stop, stats: g.stats });
             }
+            Task::Embed(pooled) if done == Done::Cancelled => pooled.listener.tell_cancelled(),
             Task::Embed(pooled) => {
-                let Some(sink) = pooled.sink.take() else { return Stats::default() };
                 let count = match pooled.pooling {
                     Pooling::Mean => tokens as f64,
                     _ => 1.0,
                 };
-                let result = match done {
-                    Done::Cancelled => {
-                        Err(Diagnostic::error("the request was cancelled").code("cancelled").into())
-                    }
-                    _ => Ok(Embedding {
-                        values: pooled.sum.iter().map(|v| (v / count) as f32).collect(),
-                        tokens,
-                    }),
-                };
-                give(sink, result);
-                Stats { prompt_eval_count: tokens, prompt_eval_duration: Duration::ZERO, ..Stats::default() }
+                let values = pooled.sum.iter().map(|v| (v / count) as f32).collect();
+                pooled.listener.tell(Ok(Embedding { values, tokens }));
             }
         }
     }
@@ -429,24 +416,24 @@ impl Sequence {
     /// Tells the request that it failed.
     pub(super) fn fail(mut self, errors: Errors) {
         match &mut self.task {
-            Task::Generate(g) => tell(&mut g.sink, Event::Failed(errors)),
-            Task::Embed(pooled) => {
-                if let Some(sink) = pooled.sink.take() {
-                    give(sink, Err(errors));
-                }
-            }
+            Task::Generate(g) => g.listener.tell(Event::Failed(errors)),
+            Task::Embed(pooled) => pooled.listener.tell(Err(errors)),
         }
     }
 }
 
-fn misfit(len: usize, context: usize) -> Option<Errors> {
+fn misfit(prompt: &[u32], context: usize, vocabulary: usize) -> Option<Errors> {
+    let len = prompt.len();
     if len == 0 {
         return Some(Diagnostic::error("there are no tokens to evaluate").code("empty-prompt").into());
     }
-    (len > context).then(|| {
-        Diagnostic::error(format!("{len} tokens do not fit in a context of {context}"))
-            .code("context-full")
-            .help("choose a larger context with `num_ctx`")
-            .into()
-    })
+    if len > context {
+        let message = format!("{len} tokens do not fit in a context of {context}");
+        let help = "choose a larger context with `num_ctx`";
+        return Some(Diagnostic::error(message).code("context-full").help(help).into());
+    }
+    // In a step it would cost the others one of their own.
+    let unknown = prompt.iter().find(|t| **t as usize >= vocabulary)?;
+    let message = format!("token {unknown} is beyond the vocabulary of {vocabulary}");
+    Some(Diagnostic::error(message).code("invalid-token").into())
 }

@@ -2,14 +2,26 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::*;
 use crate::modelfile;
 use crate::passes::{Context, Options, resolve};
+use crate::runtime::constrain::{Grammar, Grammars};
 use crate::runtime::sampler::SamplerOptions;
 use crate::world::SystemWorld;
 
+mod embedding;
+mod steps;
+mod watched;
+
 /// The storyteller, built to a file once.
 fn storyteller() -> Arc<Loaded> {
+    Arc::new(open_storyteller(None))
+}
+
+/// The same with a `pooling_type`.
+fn open_storyteller(pooling_type: Option<u32>) -> Loaded {
     static FILE: std::sync::OnceLock<(tempfile::TempDir, std::path::PathBuf)> = std::sync::OnceLock::new();
     let (_, path) = FILE.get_or_init(|| {
         let place = tempfile::tempdir().unwrap();
@@ -30,8 +42,12 @@ fn storyteller() -> Arc<Loaded> {
         crate::codegen::write_weights(&module, &mut file, &path, &Silent).unwrap();
         (place, path)
     });
-    let module = resolve::open_gguf(&SystemWorld, path).unwrap();
-    Arc::new(Loaded::open(&module, Some(2)).unwrap())
+    let mut module = resolve::open_gguf(&SystemWorld, path).unwrap();
+    if let Some(pooling_type) = pooling_type {
+        let key = format!("{}.pooling_type", module.architecture().unwrap());
+        module.metadata.set(key, pooling_type);
+    }
+    Loaded::open(&module, Some(2)).unwrap()
 }
 
 fn engine(model: &Arc<Loaded>, parallel: usize, context: usize) -> Engine {
@@ -158,12 +174,108 @@ fn an_answer_does_not_depend_on_others() {
             }
         }
     }
+    idle(&engine);
+    let usage = engine.usage();
+    assert_eq!(usage.slots, 5);
+    assert!(usage.pages_cached > 0 && usage.prompt_tokens_cached > 0);
+}
+
+/// A session of its own generates the same text: sampler, stops, limits and shifts mean the same here.
+#[test]
+fn an_answer_is_that_of_a_session() {
+    let model = storyteller();
+    let prompts = prompts(&model, 6);
+    for (context, predict) in [(256, 20), (48, 70)] {
+        let engine = engine(&model, 3, context);
+        let asked: Vec<(Vec<u32>, GenerateOptions)> = prompts
+            .iter()
+            .zip(-1..)
+            .map(|(prompt, seed)| {
+                let mut options = options(seed, predict);
+                options.num_ctx = Some(context as u64);
+                if seed == 2 {
+                    options.stop = vec![" the".to_owned()];
+                    options.sampler.repeat_penalty = 1.3;
+                }
+                (prompt[..prompt.len().min(context - 9)].to_vec(), options)
+            })
+            .collect();
+        let calls: Vec<Call> =
+            asked.iter().map(|(p, o)| call(&engine, request(p.clone(), o.clone()))).collect();
+        for ((prompt, options), call) in asked.iter().zip(&calls) {
+            let mut session = model.session(options).unwrap();
+            let mut text = String::new();
+            let mut write = |piece: &str| {
+                text.push_str(piece);
+                Ok(())
+            };
+            let outcome =
+                model.generate(&mut session, prompt, options, &AtomicBool::new(false), &mut write).unwrap();
+            let told = call.wait();
+            let (done, _, stats) = told.ended.as_ref().unwrap();
+            assert_eq!((&told.text, *done), (&text, outcome.done));
+            assert_eq!(stats.eval_count, outcome.stats.eval_count);
+            assert_eq!(stats.prompt_eval_count + stats.prompt_cached_count, prompt.len());
+        }
+    }
+}
+
+/// Many at once, some of which leave after any number of tokens: exactly then, and nobody else notices.
+#[test]
+fn who_leaves_leaves_at_once() {
+    let model = storyteller();
+    let prompts = prompts(&model, 20);
+    let hot = |i: usize| {
+        let mut options = options(i as i64, 12);
+        options.sampler.temperature = [0.0, 0.4, 1.0, 1.7][i % 4];
+        options
+    };
+    let engine = engine(&model, 4, 256);
+    let expected: Vec<Vec<u32>> =
+        (0..20).map(|i| call(&engine, request(prompts[i].clone(), hot(i))).wait().tokens.clone()).collect();
+    let mut random = 0x2545_f491_4f6c_dd1du64;
+    let mut ends = Vec::new();
+    for (i, prompt) in prompts.iter().enumerate() {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let leaves_after = (!random.is_multiple_of(3)).then_some(1 + random as usize / 3 % 9);
+        let request = request(prompt.clone(), hot(i));
+        let cancelled = request.cancelled.clone();
+        let (sender, receiver) = mpsc::channel();
+        let mut tokens = Vec::new();
+        let sink = move |event| match event {
+            Event::Text { tokens: more, .. } => {
+                tokens.extend(more);
+                if leaves_after.is_some_and(|n| tokens.len() >= n) {
+                    cancelled.store(true, Ordering::Relaxed);
+                }
+            }
+            Event::Ended { done, .. } => sender.send((done, tokens.clone())).unwrap(),
+            Event::Failed(errors) => panic!("{errors}"),
+            Event::Began { .. } => {}
+        };
+        engine.submit(request, Box::new(sink));
+        ends.push((leaves_after, receiver));
+    }
+    for ((leaves_after, end), expected) in ends.into_iter().zip(expected) {
+        let (done, tokens) = end.recv().unwrap();
+        match leaves_after {
+            Some(n) if n < expected.len() => assert_eq!((done, &*tokens), (Done::Cancelled, &expected[..n])),
+            _ => assert_eq!(tokens, expected),
+        }
+    }
+    idle(&engine);
+}
+
+/// Waits until nothing runs; then nothing holds a page.
+fn idle(engine: &Engine) {
+    let start = Instant::now();
     while engine.usage().active > 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "it never rests");
         std::thread::sleep(Duration::from_millis(1));
     }
-    let usage = engine.usage();
-    assert_eq!((usage.pages_used, usage.waiting, usage.slots), (0, 0, 5));
-    assert!(usage.pages_cached > 0 && usage.prompt_tokens_cached > 0);
+    assert_eq!((engine.usage().pages_used, engine.usage().waiting), (0, 0));
 }
 
 #[test]
@@ -180,6 +292,11 @@ fn the_second_turn_computes_only_what_is_new() {
     second.extend(model.tokens("And then?").iter().skip(1));
     let turn = call(&engine, request(second.clone(), options(3, 4)));
     assert_eq!(turn.wait().began, Some((known, second.len() - known)));
+    // No whole page of it is known.
+    let short = call(&engine, request(vec![9; 5], options(3, 4)));
+    let short = [&[9; 5], &short.wait().tokens[..], &[1, 2]].concat();
+    let turn = call(&engine, request(short.clone(), options(3, 1)));
+    assert_eq!(turn.wait().began, Some((short.len() - 3, 3)));
 }
 
 #[test]
@@ -262,29 +379,52 @@ fn what_is_wrong_is_told() {
     assert_eq!(told(vec![1; 33]).as_deref(), Some("33 tokens do not fit in a context of 32"));
     assert!(told(vec![u32::MAX]).unwrap().contains("beyond the vocabulary"));
     assert_eq!(told(vec![1; 3]), None);
-    // A sink that panics harms nobody else.
-    engine.submit(request(vec![1; 3], options(1, 2)), Box::new(|_| panic!("a bad sink")));
+    // A sink that panics harms nobody else, is not called again, and ends its request.
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let bad = move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        panic!("a bad sink");
+    };
+    let ends = (0..2048).filter(|t| model.tokenizer.is_end_of_generation(*t));
+    let logit_bias = ends.map(|t| (t, f32::NEG_INFINITY)).collect();
+    let endless = Request { logit_bias, ..request(vec![1; 3], options(1, 200)) };
+    let before = engine.usage().generated_tokens;
+    engine.submit(endless, Box::new(bad));
     assert_eq!(told(vec![1; 3]), None);
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    assert!(engine.usage().generated_tokens <= before + 1 + 2);
+    // Nor does one of no number, or of a grammar that cannot be followed.
+    let engine = self::engine(&model, 3, 64);
+    let prompt = model.tokens("Once upon a time");
+    let expected = call(&engine, request(prompt.clone(), options(4, 8))).wait().tokens.clone();
+    let mut dead = grammar(&model, json!({"type": "boolean"}));
+    assert!(dead.accept(prompt[0], b"Once").is_err());
+    let nan = Request { logit_bias: vec![(7, f32::NAN)], ..request(prompt.clone(), options(4, 8)) };
+    let dead = Request { constraint: Some(dead), ..request(prompt.clone(), options(4, 8)) };
+    let (nan, dead) = (call(&engine, nan), call(&engine, dead));
+    let fine = call(&engine, request(prompt, options(4, 8)));
+    assert!(nan.wait().failed.as_ref().unwrap().contains("token 7 is NaN"));
+    assert!(dead.wait().failed.as_ref().unwrap().contains("grammar"));
+    assert_eq!(fine.wait().tokens, expected);
+}
+
+fn grammar(model: &Loaded, schema: serde_json::Value) -> Constraint {
+    Grammars::new(&model.tokenizer).unwrap().constraint(&Grammar::Schema(schema), None).unwrap()
 }
 
 #[test]
-fn a_text_becomes_a_vector() {
+fn a_constraint_ends_its_text() {
     let model = storyteller();
-    let engine = engine(&model, 2, 256);
-    let embed = |tokens: Vec<u32>| {
-        let (sender, receiver) = mpsc::channel();
-        engine.embed(tokens, Arc::default(), Box::new(move |result| sender.send(result).unwrap()));
-        receiver.recv().unwrap()
-    };
-    let tokens = prompts(&model, 1).remove(0);
-    let busy = call(&engine, request(tokens.clone(), options(1, 30)));
-    let one = embed(tokens.clone()).unwrap();
-    assert_eq!(one.tokens, tokens.len());
-    assert_eq!(one.values.len(), model.model.spec().embedding_length);
-    assert_eq!(embed(tokens.clone()).unwrap(), one);
-    assert_ne!(embed(tokens[1..].to_vec()).unwrap().values, one.values);
-    assert!(embed(Vec::new()).is_err());
-    drop(busy.wait());
+    let engine = engine(&model, 2, 128);
+    let prompt = model.tokens("Is the sea blue? ");
+    let constraint = Some(grammar(&model, json!({"type": "boolean"})));
+    let free = call(&engine, request(prompt.clone(), options(2, 20)));
+    let ruled = call(&engine, Request { constraint, ..request(prompt, options(2, 20)) });
+    let ruled = ruled.wait();
+    assert!(matches!(ruled.text.as_str(), "true" | "false"), "{}", ruled.text);
+    assert_eq!(ruled.ended.as_ref().unwrap().0, Done::Stop);
+    assert_eq!(free.wait().ended.as_ref().unwrap().2.eval_count, 20);
 }
 
 #[test]

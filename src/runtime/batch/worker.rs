@@ -3,25 +3,22 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
 
 use rayon::prelude::*;
 
 use super::prefix::Pool;
 use super::schedule::{Need, plan};
-use super::sequence::{Pooling, Sequence, Task, Waiting};
+use super::sequence::{Pooling, Sequence, Task};
+use super::waiting::{Waiting, broken};
 use super::{EngineOptions, Shared};
-use crate::diagnostic::{Diagnostic, Errors, Result};
+use crate::diagnostic::{Errors, Result};
 use crate::runtime::backend::{Column, State};
 use crate::runtime::generate::Done;
 use crate::runtime::kv::PageId;
 use crate::runtime::loaded::Loaded;
 use crate::runtime::program::Room;
-
-/// How often requests that wait are asked whether anyone still does, while nothing else happens.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The state of the thread.
 pub(super) struct Worker {
@@ -29,7 +26,8 @@ pub(super) struct Worker {
     room: Room,
     options: EngineOptions,
     pooling: Pooling,
-    state: Box<dyn State>,
+    /// `None` after a panic, until a new one is made.
+    state: Option<Box<dyn State>>,
     pool: Pool,
     requests: Receiver<Waiting>,
     waiting: VecDeque<Waiting>,
@@ -59,7 +57,7 @@ impl Worker {
             room,
             options,
             pooling,
-            state,
+            state: Some(state),
             requests,
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -72,38 +70,37 @@ impl Worker {
     /// Works until nobody can ask any more and all is done.
     pub(super) fn run(mut self) {
         while self.listen() {
-            let step = catch_unwind(AssertUnwindSafe(|| {
-                self.drop_cancelled();
-                self.admit();
-                self.show_usage();
-                if !self.running.is_empty() {
-                    self.step();
-                    self.shared.steps.fetch_add(1, Ordering::Relaxed);
-                }
-            }));
-            if step.is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
                 self.recover();
             }
             self.show_usage();
         }
     }
 
+    /// Admits who waits, and computes a step.
+    fn turn(&mut self) {
+        self.drop_cancelled();
+        self.admit();
+        self.show_usage();
+        if !self.running.is_empty() {
+            self.shared.steps.fetch_add(1, Ordering::Relaxed);
+            self.step();
+        }
+    }
+
     /// Takes new requests; waits for one when there is nothing else to do. False at the end.
     fn listen(&mut self) -> bool {
+        if self.running.is_empty() && self.waiting.is_empty() {
+            match self.requests.recv() {
+                Ok(request) => self.waiting.push_back(request),
+                Err(mpsc::RecvError) => return false,
+            }
+        }
         loop {
             match self.requests.try_recv() {
                 Ok(request) => self.waiting.push_back(request),
-                Err(TryRecvError::Empty) if self.running.is_empty() && self.waiting.is_empty() => {
-                    match self.requests.recv_timeout(LOOK_EVERY) {
-                        Ok(request) => self.waiting.push_back(request),
-                        Err(RecvTimeoutError::Timeout) => {}
-                        Err(RecvTimeoutError::Disconnected) => return false,
-                    }
-                }
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => {
-                    return !(self.running.is_empty() && self.waiting.is_empty());
-                }
+                // What was asked before the last handle was dropped is still answered.
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
             }
         }
     }
@@ -120,28 +117,41 @@ impl Worker {
         self.waiting = waiting;
         let gone: VecDeque<Waiting> = gone;
         self.shared.waiting.fetch_sub(gone.len(), Ordering::Relaxed);
-        gone.into_iter().for_each(|w| w.end(None));
+        gone.into_iter().for_each(Waiting::cancel);
     }
 
     fn admit(&mut self) {
+        let vocabulary = self.model.model.spec().vocab_size;
         while self.running.len() < self.options.parallel.max(1) {
             let Some(next) = self.waiting.pop_front() else { return };
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
-            let begun =
-                Sequence::begin(next, &mut self.pool, &mut *self.state, self.room.context, self.pooling);
-            self.running.extend(begun);
+            if let Err(errors) = self.make_state() {
+                next.fail(errors);
+                continue;
+            }
+            // What panics here is dropped, and so its request is told.
+            let begun = catch_unwind(AssertUnwindSafe(|| {
+                Sequence::begin(next, self.room.context, vocabulary, self.pooling)
+            }));
+            self.running.extend(begun.ok().flatten());
         }
+    }
+
+    /// Makes a new cache where a panic took the old one.
+    fn make_state(&mut self) -> Result<()> {
+        if self.state.is_none() {
+            let (model, room) = (&self.model.model, &self.room);
+            let made = catch_unwind(AssertUnwindSafe(|| model.state(room)));
+            self.state = Some(made.unwrap_or_else(|_| Err(broken("making a cache")))?);
+        }
+        Ok(())
     }
 
     /// Ends sequence `i`.
     fn end(&mut self, i: usize, done: Done) {
         let mut sequence = self.running.remove(i);
         sequence.release(&mut self.pool);
-        let stats = sequence.finish(done);
-        let shared = &self.shared;
-        shared.prompt_tokens.fetch_add(stats.prompt_eval_count as u64, Ordering::Relaxed);
-        shared.prompt_tokens_cached.fetch_add(stats.prompt_cached_count as u64, Ordering::Relaxed);
-        shared.generated_tokens.fetch_add(stats.eval_count as u64, Ordering::Relaxed);
+        sequence.finish(done);
     }
 
     fn fail(&mut self, i: usize, errors: Errors) {
@@ -154,8 +164,11 @@ impl Worker {
     fn step(&mut self) {
         let mut i = 0;
         while i < self.running.len() {
-            let full = self.running[i].make_room(self.room.context, &mut self.pool, &mut *self.state);
-            match full {
+            // Nobody is admitted without a cache.
+            let Some(state) = self.state.as_deref_mut() else { return };
+            let sequence = &mut self.running[i];
+            sequence.reuse(&mut self.pool, state);
+            match sequence.make_room(self.room.context, &mut self.pool, state) {
                 Some(done) => self.end(i, done),
                 None => i += 1,
             }
@@ -208,28 +221,29 @@ impl Worker {
             }));
             tables.push(&sequence.table);
         }
-        match self.columns.is_empty() {
-            true => Ok(()),
-            false => self.state.step(&self.columns, &tables, &self.outputs),
+        match &mut self.state {
+            Some(state) if !self.columns.is_empty() => state.step(&self.columns, &tables, &self.outputs),
+            _ => Ok(()),
         }
     }
 
     /// Chooses tokens from the step's outputs, for several sequences at once. For each sequence: its end, if
     /// it has come.
     fn take_outputs(&mut self, takes: &[usize]) -> Vec<Result<Option<Done>>> {
+        let Some(state) = &mut self.state else { return Vec::new() };
         // The hidden states first, while the logits are not lent.
         let mut output = 0;
         for (sequence, &n) in self.running.iter_mut().zip(takes) {
             let outputs = if n == 0 { 0..0 } else { sequence.outputs(n) };
             for _ in outputs {
                 if matches!(sequence.task, Task::Embed(_)) {
-                    sequence.add_hidden(&self.state.hidden(output));
+                    sequence.add_hidden(&state.hidden(output));
                 }
                 output += 1;
             }
         }
-        let mut logits = self.state.all_logits().into_iter();
-        let tokenizer = &self.model.tokenizer;
+        let mut logits = state.all_logits().into_iter();
+        let (tokenizer, shared) = (&self.model.tokenizer, &self.shared);
         let mut work = Vec::with_capacity(takes.len());
         for (sequence, &n) in self.running.iter_mut().zip(takes) {
             let outputs = if n == 0 { 0..0 } else { sequence.outputs(n) };
@@ -238,14 +252,24 @@ impl Worker {
                 own = None;
             }
             sequence.advance(n, &mut self.pool);
+            if n > 0 && !sequence.is_decoding() {
+                shared.prompt_tokens.fetch_add(n as u64, Ordering::Relaxed);
+                if sequence.pending() == 0 {
+                    shared.prompt_tokens_cached.fetch_add(sequence.cached() as u64, Ordering::Relaxed);
+                }
+            }
             work.push((sequence, own));
         }
         let one = |(sequence, logits): (&mut Sequence, Option<&mut [f32]>)| match (&sequence.task, logits) {
             (Task::Embed(_), _) => Ok((sequence.pending() == 0).then_some(Done::Stop)),
             (Task::Generate(_), None) => Ok(None),
             (Task::Generate(_), Some(logits)) => {
-                catch_unwind(AssertUnwindSafe(|| sequence.sample(tokenizer, logits)))
-                    .unwrap_or_else(|_| Err(broken("choosing a token")))
+                let before = sequence.generated();
+                let result = catch_unwind(AssertUnwindSafe(|| sequence.sample(tokenizer, logits)))
+                    .unwrap_or_else(|_| Err(broken("choosing a token")));
+                let more = sequence.generated() - before;
+                shared.generated_tokens.fetch_add(more as u64, Ordering::Relaxed);
+                result
             }
         };
         match work.len() {
@@ -265,15 +289,15 @@ impl Worker {
         }
     }
 
-    /// After a panic: whoever was running is told, and the cache is made anew.
+    /// After a panic: whoever was running is told. The cache goes, and who is admitted next makes a new one:
+    /// there may be no room for two.
     fn recover(&mut self) {
         for sequence in self.running.drain(..) {
             sequence.fail(broken("a step"));
         }
         self.pool = Pool::new(self.room.pages);
-        if let Ok(state) = self.model.model.state(&self.room) {
-            self.state = state;
-        }
+        let state = self.state.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(state)));
     }
 
     fn show_usage(&self) {
@@ -292,8 +316,4 @@ fn need(sequence: &Sequence) -> Need {
         decoding: sequence.is_decoding(),
         outputs_all: matches!(&sequence.task, Task::Embed(p) if p.pooling == Pooling::Mean),
     }
-}
-
-fn broken(what: &str) -> Errors {
-    Diagnostic::environment(format!("{what} failed; this is a bug of the engine")).code("engine").into()
 }
