@@ -283,6 +283,7 @@ fn a_conversation_that_goes_on_is_not_read_again() {
     messages.as_array_mut().unwrap().push(json!({"role": "user", "content": "And then?"}));
     let (second, read) = chat(&messages);
     let computed = read.computed;
+    assert_eq!(second["prompt_eval_count"], computed);
     println!(
         "first: {all_of_first} tokens; second: {} tokens, {computed} computed",
         read.computed + read.cached
