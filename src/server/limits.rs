@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// The limits of the server. Each can be set on the command line or in the environment.
+/// The limits of the server. `mdl serve --help` lists those that can be set: body, connections, times and
+/// queue; the others are as they stand here.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of a JSON body.
