@@ -13,6 +13,7 @@ use super::answer::{Answer, End, Part};
 use super::error::ApiError;
 use super::observe::random_hex;
 use crate::prompt::output::Piece;
+pub use crate::prompt::output::append;
 use crate::runtime::batch::TokenLogprob;
 
 /// While nothing comes, a client hears this often that the server is there.
@@ -46,19 +47,6 @@ impl Whole {
             _ => None,
         };
         self.pieces.iter().filter_map(thinking).collect()
-    }
-}
-
-/// Adds pieces to those before them: text goes on with text, thinking with thinking, and what is empty is
-/// left out.
-pub fn append(all: &mut Vec<Piece>, pieces: Vec<Piece>) {
-    for piece in pieces {
-        match (all.last_mut(), piece) {
-            (_, Piece::Text(text) | Piece::Thinking(text)) if text.is_empty() => {}
-            (Some(Piece::Text(before)), Piece::Text(text)) => before.push_str(&text),
-            (Some(Piece::Thinking(before)), Piece::Thinking(text)) => before.push_str(&text),
-            (_, piece) => all.push(piece),
-        }
     }
 }
 

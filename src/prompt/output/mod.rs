@@ -124,6 +124,19 @@ impl ToolSyntax {
     }
 }
 
+/// Adds pieces to those before them: text goes on with text, thinking with thinking, and what is empty is
+/// left out.
+pub fn append(all: &mut Vec<Piece>, pieces: Vec<Piece>) {
+    for piece in pieces {
+        match (all.last_mut(), piece) {
+            (_, Piece::Text(text) | Piece::Thinking(text)) if text.is_empty() => {}
+            (Some(Piece::Text(before)), Piece::Text(text)) => before.push_str(&text),
+            (Some(Piece::Thinking(before)), Piece::Thinking(text)) => before.push_str(&text),
+            (_, piece) => all.push(piece),
+        }
+    }
+}
+
 /// True when a rendered prompt ends inside of thinking: the model goes on with it.
 pub fn begins_in_thinking(prompt: &str, syntax: &ThinkingSyntax) -> bool {
     prompt.trim_end().ends_with(&syntax.open)

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::json_scan::{JsonScan, Scanned};
-use super::{CallSyntax, OutputSyntax, Piece, ReaderOptions, ThinkingSyntax, ToolSyntax};
+use super::{CallSyntax, OutputSyntax, Piece, ReaderOptions, ThinkingSyntax, ToolSyntax, append};
 
 /// Takes text as it comes and gives parts as soon as they are certain. No part of a tag is ever given as
 /// text; what turns out to be no call is text again.
@@ -378,14 +378,8 @@ fn beginning_of(text: &str, tag: &str) -> usize {
 
 /// Neighbours of one kind as one.
 fn join(pieces: Vec<Piece>) -> Vec<Piece> {
-    let mut joined: Vec<Piece> = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        match (joined.last_mut(), piece) {
-            (Some(Piece::Text(last)), Piece::Text(text)) => last.push_str(&text),
-            (Some(Piece::Thinking(last)), Piece::Thinking(text)) => last.push_str(&text),
-            (_, piece) => joined.push(piece),
-        }
-    }
+    let mut joined = Vec::with_capacity(pieces.len());
+    append(&mut joined, pieces);
     joined
 }
 
