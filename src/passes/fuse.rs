@@ -68,7 +68,7 @@ fn fuse_pair(
 ) -> bool {
     let weight = format!("{}.weight", pair.target);
     let (rule, block) = match family.by_checkpoint_name(&weight) {
-        Some(found) => found,
+        Some((rule, numbers)) => (rule, numbers.block),
         None => match family.by_gguf_name(&weight) {
             Some(found) => {
                 return wrap(module, places, &fill_pattern(found.0.gguf, found.1), pair, pair.b.clone());

@@ -25,6 +25,8 @@ const TEXTS: &[(&str, u64)] = &[
     ("special_tokens_map.json", 1 << 20),
     ("added_tokens.json", 32 << 20),
     ("chat_template.jinja", 1 << 20),
+    ("modules.json", 1 << 20),
+    ("1_Pooling/config.json", 1 << 20),
 ];
 
 /// Runs the pass.
