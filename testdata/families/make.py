@@ -17,7 +17,10 @@ sys.path.insert(0, str(HERE))
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
-from generator import cases, conversion  # noqa: E402
+from generator import conversion  # noqa: E402
+from generator.decoders import DECODERS  # noqa: E402
+
+ALL = DECODERS
 
 
 def main():
@@ -31,15 +34,16 @@ def main():
     torch.use_deterministic_algorithms(True)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    unknown = set(options.names) - set(cases.ALL)
+    unknown = set(options.names) - set(ALL)
     if unknown:
         raise SystemExit(f"no such family: {', '.join(sorted(unknown))}")
-    for name in options.names or cases.ALL:
+    for name in options.names or ALL:
         folder = options.out / name
         kept = {p.name: p.read_bytes() for p in folder.glob("gguf*")} if folder.is_dir() else {}
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        case = cases.ALL[name]
+        case = ALL[name]
+        case.name = name
         case.write(folder)
         if options.llama_cpp:
             conversion.convert(folder, case, options.llama_cpp, options.keep_gguf)
