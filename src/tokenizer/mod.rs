@@ -12,6 +12,7 @@
 //! [`hf`] writes those arrays from a Hugging Face `tokenizer.json`.
 
 mod bpe;
+mod merge;
 mod byte_level;
 mod end;
 pub mod hf;
@@ -26,7 +27,8 @@ pub use vocabulary::TokenType;
 
 use std::borrow::Cow;
 
-use bpe::{Bpe, Scratch};
+use bpe::Bpe;
+use merge::Scratch;
 use pre_tokenizer::PreTokenizer;
 use special::{Fragment, Special};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
