@@ -95,7 +95,7 @@ pub(super) fn pairs(files: &[CheckpointFile], config: &AdapterConfig) -> Result<
     };
     let mut halves: BTreeMap<String, Halves> = BTreeMap::new();
     for (file, tensor) in
-        files.iter().enumerate().flat_map(|(i, f)| f.header.tensors.iter().map(move |tensor| (i, tensor)))
+        files.iter().enumerate().flat_map(|(i, f)| f.tensors.iter().map(move |tensor| (i, tensor)))
     {
         let found = TensorRef { file, tensor: tensor.clone() };
         let name = tensor.name.strip_prefix(PEFT_PREFIX).unwrap_or(&tensor.name);
