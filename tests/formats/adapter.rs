@@ -226,7 +226,11 @@ fn what_cannot_be_fused_is_refused_by_name() {
         "whole twice",
         peft(
             PEFT,
-            &[named("base_model.model.lm_head.weight"), vec![("lm_head.modules_to_save.weight".to_owned(), vec![4, 4])]].concat(),
+            &[
+                named("base_model.model.lm_head.weight"),
+                vec![("lm_head.modules_to_save.weight".to_owned(), vec![4, 4])],
+            ]
+            .concat(),
         ),
     );
     case("another whole tensor", peft(PEFT, &named("base_model.model.norm.weight")));
