@@ -67,6 +67,11 @@ enum Node<'a> {
         rank: usize,
         scale: f32,
     },
+    /// `magnitude` is whole, a value for each row.
+    WeightNorm {
+        of: Box<Node<'a>>,
+        magnitude: Arc<[f32]>,
+    },
     Encode {
         of: Box<Node<'a>>,
         dtype: TensorType,
@@ -166,7 +171,11 @@ impl<'a> Evaluator<'a> {
                 }
                 Ok(())
             }
-            Node::Const(_) | Node::Whole(_) | Node::Add(..) | Node::LowRank { .. } => {
+            Node::Const(_)
+            | Node::Whole(_)
+            | Node::Add(..)
+            | Node::LowRank { .. }
+            | Node::WeightNorm { .. } => {
                 let mut values = vec![0.0; self.row_values(&rows, self.cols)?];
                 self.values_of(node, rows, self.cols, &mut values)?;
                 out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
@@ -243,6 +252,17 @@ impl<'a> Evaluator<'a> {
                         delta.iter_mut().zip(a).for_each(|(d, a)| *d += factor * a);
                     }
                     out.iter_mut().zip(&delta).for_each(|(o, d)| *o += scale * d);
+                }
+                Ok(())
+            }
+            Node::WeightNorm { of, magnitude } => {
+                self.values_of(of, rows.clone(), cols, out)?;
+                let lengths = magnitude.get(rows.start as usize..rows.end as usize);
+                let lengths = lengths.ok_or_else(|| too_large(rows.end))?;
+                for (row, length) in out.chunks_exact_mut(cols.max(1)).zip(lengths) {
+                    let square = row.iter().fold(0.0, |sum, v| sum + f64::from(*v) * f64::from(*v));
+                    let factor = f64::from(*length) / square.sqrt();
+                    row.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
                 }
                 Ok(())
             }
@@ -346,6 +366,9 @@ fn node<'a>(expr: &'a Expr, files: &'a [SourceFile]) -> Result<Node<'a>> {
             rank: a.shape().rows() as usize,
             scale: *scale,
         },
+        Expr::WeightNorm { of, magnitude } => {
+            Node::WeightNorm { of: boxed(of)?, magnitude: whole(magnitude, files)? }
+        }
         Expr::Encode { of, dtype, imatrix } => {
             let shape = of.shape();
             let experts = if shape.rank() == 3 { shape.0[0].max(1) } else { 1 };
@@ -449,5 +472,14 @@ mod tests {
         let b = Expr::Const { values: [2.0, 3.0].as_slice().into(), shape: Shape(vec![2, 1]) };
         let expr = Expr::LowRank { base: Box::new(base), a: Box::new(a), b: Box::new(b), scale: 0.5 };
         assert_eq!(all(&expr, &files), [1.0, 11.0, 3.5, 18.0]);
+    }
+
+    #[test]
+    fn a_norm_gives_each_row_its_length() {
+        let (files, _) = counting(1, 1);
+        let vector = |values: &[f32]| Expr::Const { values: values.into(), shape: Shape(vec![2]) };
+        let of = Expr::Const { values: [3.0, 4.0, 0.0, -2.0].as_slice().into(), shape: Shape(vec![2, 2]) };
+        let expr = Expr::WeightNorm { of: Box::new(of), magnitude: Box::new(vector(&[10.0, 0.5])) };
+        assert_eq!(all(&expr, &files), [6.0, 8.0, 0.0, -0.5]);
     }
 }

@@ -101,6 +101,11 @@ fn update(hash: &mut Sha256, expr: &Expr, digests: &[[u8; 32]]) {
             update(hash, a, digests);
             update(hash, b, digests);
         }
+        Expr::WeightNorm { of, magnitude } => {
+            hash.update([9]);
+            update(hash, of, digests);
+            update(hash, magnitude, digests);
+        }
         Expr::Encode { of, dtype, imatrix } => {
             hash.update([8]);
             number(hash, u64::from(dtype.id()));

@@ -128,6 +128,15 @@ pub enum Expr {
         /// The factor of the product.
         scale: f32,
     },
+    /// `magnitude[r] * of[r] / ||of[r]||` for each row `r`: rows of a given Euclidean length. The
+    /// weight normalization of Salimans and Kingma 2016 (arXiv 1602.07868), as DoRA has it (Liu et al.
+    /// 2024, arXiv 2402.09353). The sum of squares is in float64, from left to right.
+    WeightNorm {
+        /// `[rows, cols]`
+        of: Box<Expr>,
+        /// `[rows]`
+        magnitude: Box<Expr>,
+    },
     /// The values, encoded as `dtype`.
     Encode {
         /// What to encode.
@@ -144,7 +153,9 @@ impl Expr {
     pub fn shape(&self) -> Shape {
         match self {
             Expr::Load { shape, .. } | Expr::Const { shape, .. } => shape.clone(),
-            Expr::PermuteRope { of, .. } | Expr::Encode { of, .. } => of.shape(),
+            Expr::PermuteRope { of, .. } | Expr::Encode { of, .. } | Expr::WeightNorm { of, .. } => {
+                of.shape()
+            }
             Expr::Split { of, rows, .. } => {
                 let mut shape = of.shape();
                 if let Some(first) = shape.0.first_mut() {
@@ -173,7 +184,11 @@ impl Expr {
             Expr::Load { dtype, .. } | Expr::Encode { dtype, .. } => *dtype,
             Expr::Split { of, .. } | Expr::PermuteRope { of, .. } => of.dtype(),
             Expr::Stack(parts) => parts.first().map_or(TensorType::F32, Expr::dtype),
-            Expr::Const { .. } | Expr::Transpose(_) | Expr::Add(..) | Expr::LowRank { .. } => TensorType::F32,
+            Expr::Const { .. }
+            | Expr::Transpose(_)
+            | Expr::Add(..)
+            | Expr::LowRank { .. }
+            | Expr::WeightNorm { .. } => TensorType::F32,
         }
     }
 
@@ -211,6 +226,10 @@ impl Expr {
                 a.visit(f);
                 b.visit(f);
             }
+            Expr::WeightNorm { of, magnitude } => {
+                of.visit(f);
+                magnitude.visit(f);
+            }
         }
     }
 }
@@ -235,6 +254,7 @@ impl fmt::Display for Expr {
             Expr::LowRank { base, a, b, scale } => {
                 write!(f, "low_rank x{scale} ({base}) a=({a}) b=({b})")
             }
+            Expr::WeightNorm { of, magnitude } => write!(f, "weight_norm ({of}) to ({magnitude})"),
             Expr::Encode { of, dtype, imatrix } => {
                 let weighted = if imatrix.is_some() { " imatrix" } else { "" };
                 write!(f, "encode {dtype}{weighted} ({of})")

@@ -200,6 +200,13 @@ fn check(expr: &Expr, module: &Module) -> Result<(), String> {
                 return Err(format!("the adapter's scale is {scale}"));
             }
         }
+        Expr::WeightNorm { of, magnitude } => {
+            check(of, module)?;
+            check(magnitude, module)?;
+            if shape.rank() != 2 || magnitude.shape().len() != shape.rows() {
+                return Err(format!("{} magnitudes do not fit a matrix of {shape}", magnitude.shape()));
+            }
+        }
         Expr::Encode { of, dtype, imatrix } => {
             check(of, module)?;
             if dtype.row_bytes(shape.cols()).is_none() {

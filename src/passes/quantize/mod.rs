@@ -224,6 +224,7 @@ fn source_type(expr: &Expr) -> TensorType {
         Expr::Encode { of, .. }
         | Expr::PermuteRope { of, .. }
         | Expr::Split { of, .. }
+        | Expr::WeightNorm { of, .. }
         | Expr::Transpose(of) => source_type(of),
         Expr::Stack(parts) => parts.first().map_or(TensorType::F32, source_type),
         Expr::Add(left, _) => source_type(left),
@@ -237,7 +238,7 @@ fn computes(expr: &Expr) -> bool {
         Expr::Load { .. } | Expr::Const { .. } | Expr::Encode { .. } => false,
         Expr::PermuteRope { of, .. } | Expr::Split { of, .. } => computes(of),
         Expr::Stack(parts) => parts.iter().any(computes),
-        Expr::Transpose(_) | Expr::Add(..) | Expr::LowRank { .. } => true,
+        Expr::Transpose(_) | Expr::Add(..) | Expr::LowRank { .. } | Expr::WeightNorm { .. } => true,
     }
 }
 
