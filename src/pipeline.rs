@@ -1,4 +1,7 @@
-//! Every pass in order, with the verifier between them, on one screen.
+//! Every pass in order, with the verifier between them, on one screen; and what is done with whole
+//! models beside compiling them.
+
+pub mod measure;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

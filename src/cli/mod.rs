@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod eval;
 mod fmt;
 mod models;
 mod progress;
@@ -94,6 +95,8 @@ enum Command {
     Fmt(fmt::Fmt),
     /// Show what a model is made of
     Show(show::Show),
+    /// Measure how well a model predicts a text, and how far it is from its source
+    Eval(eval::Eval),
     /// List the models of the store
     #[command(visible_alias = "ls")]
     List(models::List),
@@ -132,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Check(c) => c.run(&global),
         Command::Fmt(c) => c.run(&global),
         Command::Show(c) => c.run(&global),
+        Command::Eval(c) => c.run(&global),
         Command::List(c) => c.run(&global),
         Command::Cp(c) => c.run(&global),
         Command::Rm(c) => c.run(&global),

@@ -142,6 +142,11 @@ impl Session {
         self.room.context
     }
 
+    /// Logits of a step at most.
+    pub fn outputs(&self) -> usize {
+        self.room.outputs
+    }
+
     /// The tokens in the context.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
@@ -241,6 +246,17 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Adds `tokens`, at most [`Session::outputs`], in one step and returns the logits after each.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`]; or there are too many tokens for one step.
+    pub fn logits_after_each(&mut self, tokens: &[u32]) -> Result<Vec<&mut [f32]>> {
+        self.check_fit(tokens)?;
+        let all: Vec<usize> = (0..tokens.len()).collect();
+        self.step(tokens, &all)?;
+        Ok(self.state.all_logits())
     }
 
     /// Makes room in a full context: drops the older half of what comes after the first `num_keep`
