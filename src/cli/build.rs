@@ -43,7 +43,7 @@ pub(super) struct Build {
     #[arg(long, value_name = "REGEX=TYPE")]
     tensor_type: Vec<String>,
 
-    /// An importance matrix, as llama.cpp's llama-imatrix writes it
+    /// An importance matrix, as `mdl imatrix` and llama.cpp's llama-imatrix write it
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
 

@@ -4,6 +4,7 @@ mod build;
 mod check;
 mod eval;
 mod fmt;
+mod imatrix;
 mod models;
 mod progress;
 pub mod report;
@@ -97,6 +98,8 @@ enum Command {
     Show(show::Show),
     /// Measure how well a model predicts a text, and how far it is from its source
     Eval(eval::Eval),
+    /// Compute an importance matrix from a text
+    Imatrix(imatrix::Imatrix),
     /// List the models of the store
     #[command(visible_alias = "ls")]
     List(models::List),
@@ -136,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Fmt(c) => c.run(&global),
         Command::Show(c) => c.run(&global),
         Command::Eval(c) => c.run(&global),
+        Command::Imatrix(c) => c.run(&global),
         Command::List(c) => c.run(&global),
         Command::Cp(c) => c.run(&global),
         Command::Rm(c) => c.run(&global),

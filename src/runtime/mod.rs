@@ -16,6 +16,7 @@
 //! | [`engine`] | [`Model`](engine::Model) and [`Session`](engine::Session) |
 //! | [`generate`] | the loop from prompt to tokens |
 //! | [`chunks`] | a text as it is cut to be measured |
+//! | [`importance`] | which columns of each matrix matter |
 //! | [`perplexity`] | how well a model predicts a text |
 //! | [`divergence`] | how far a model's predictions are from those of its source |
 
@@ -27,6 +28,7 @@ pub mod batch;
 pub mod constrain;
 pub mod generate;
 pub mod divergence;
+pub mod importance;
 pub mod perplexity;
 pub mod chunks;
 pub mod engine;

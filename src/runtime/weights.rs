@@ -67,6 +67,7 @@ pub struct Tensor {
 /// A matrix that passed the checks of [`Weight::new`].
 #[derive(Clone, Debug)]
 pub struct Matrix {
+    name: Arc<str>,
     ty: TensorType,
     rows: usize,
     cols: usize,
@@ -74,6 +75,11 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// GGUF's name of the tensor.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// How the bytes encode values.
     pub fn tensor_type(&self) -> TensorType {
         self.ty
@@ -136,7 +142,7 @@ impl Tensors {
         let tensor = self.take(name, &[rows as u64, cols as u64])?;
         let Tensor { ty, bytes, .. } = tensor;
         Weight::new(ty, rows, cols, &bytes).map_err(|e| wrong(name, &format!("cannot be executed: {e}")))?;
-        Ok(Matrix { ty, rows, cols, bytes })
+        Ok(Matrix { name: name.into(), ty, rows, cols, bytes })
     }
 
     /// Takes a vector of `len` values, as float32.

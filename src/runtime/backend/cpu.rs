@@ -10,7 +10,7 @@ use mdl_kernels::ops::rope::rope;
 use mdl_kernels::region::{Kind, PlaneId, Planes, Team};
 
 use super::cpu_ops::{CpuOp, Scratch, rope_kind};
-use super::{Backend, Column, State};
+use super::{Backend, Column, Observer, State, observe};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::runtime::kv::{KvLayout, KvType, PAGE, PageId, Shift, slot};
 use crate::runtime::program::{Element, Extent, Op, Program, Room};
@@ -226,6 +226,58 @@ impl CpuState {
         shared.team.run(&mut self.planes, &operations);
     }
 
+    /// Runs the step one operation at a time, and shows what each product multiplies.
+    fn run_observed(
+        &mut self,
+        columns: &[Column],
+        tables: &[&[PageId]],
+        outputs: &[usize],
+        see: &mut Observer<'_>,
+    ) {
+        let shared = self.shared.clone();
+        for i in 0..shared.program.ops.len() {
+            if let Some((weights, input)) = observe::product(&shared.program, i) {
+                let buffer = &shared.program.buffers[input.0];
+                let count = match buffer.extent {
+                    Extent::Columns => columns.len(),
+                    Extent::Outputs => outputs.len(),
+                };
+                let values = &self.planes.f32(PlaneId(input.0))[..count * buffer.width];
+                weights.iter().for_each(|id| see(*id, 0, values));
+            }
+            self.run(i..i + 1, columns, tables, outputs);
+        }
+    }
+
+    fn step_with(
+        &mut self,
+        columns: &[Column],
+        tables: &[&[PageId]],
+        outputs: &[usize],
+        see: Option<&mut Observer<'_>>,
+    ) -> Result<()> {
+        self.outputs = 0;
+        self.check(columns, tables, outputs)?;
+        let shared = self.shared.clone();
+        if let Some(frequencies) = &shared.program.frequencies {
+            let size = 2 * frequencies.pairs();
+            for (column, table) in columns.iter().zip(self.angles.chunks_exact_mut(size)) {
+                frequencies.table(column.position as i64, table);
+            }
+        }
+        match see {
+            None => self.run(0..shared.program.ops.len(), columns, tables, outputs),
+            Some(see) => self.run_observed(columns, tables, outputs, see),
+        }
+        let width = shared.program.spec.vocab_size;
+        let logits = &self.planes.f32(PlaneId(shared.program.logits.0))[..outputs.len() * width];
+        if logits.iter().any(|v| !v.is_finite()) {
+            return Err(self.diagnose(columns, tables, outputs));
+        }
+        self.outputs = outputs.len();
+        Ok(())
+    }
+
     /// Runs the step again, one operation at a time, to find the first result that is not finite.
     fn diagnose(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Errors {
         let mut place = "the logits".to_owned();
@@ -266,23 +318,17 @@ impl CpuState {
 
 impl State for CpuState {
     fn step(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()> {
-        self.outputs = 0;
-        self.check(columns, tables, outputs)?;
-        let shared = self.shared.clone();
-        if let Some(frequencies) = &shared.program.frequencies {
-            let size = 2 * frequencies.pairs();
-            for (column, table) in columns.iter().zip(self.angles.chunks_exact_mut(size)) {
-                frequencies.table(column.position as i64, table);
-            }
-        }
-        self.run(0..shared.program.ops.len(), columns, tables, outputs);
-        let width = shared.program.spec.vocab_size;
-        let logits = &self.planes.f32(PlaneId(shared.program.logits.0))[..outputs.len() * width];
-        if logits.iter().any(|v| !v.is_finite()) {
-            return Err(self.diagnose(columns, tables, outputs));
-        }
-        self.outputs = outputs.len();
-        Ok(())
+        self.step_with(columns, tables, outputs, None)
+    }
+
+    fn step_observed(
+        &mut self,
+        columns: &[Column],
+        tables: &[&[PageId]],
+        outputs: &[usize],
+        see: &mut Observer<'_>,
+    ) -> Result<()> {
+        self.step_with(columns, tables, outputs, Some(see))
     }
 
     fn logits(&mut self, i: usize) -> &mut [f32] {
