@@ -2,6 +2,7 @@
 //! models beside compiling them.
 
 pub mod importance;
+pub mod limit;
 pub mod measure;
 
 use std::io::Write;

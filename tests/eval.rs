@@ -14,12 +14,17 @@ fn testdata(name: &str) -> PathBuf {
 struct Place(tempfile::TempDir);
 
 impl Place {
-    /// A store with the storyteller as `story:full` and `story:small`.
+    /// A store with the storyteller as `story:full`.
     fn new() -> Place {
         let place = Place(tempfile::tempdir().unwrap());
-        let modelfile = testdata("storyteller/Modelfile").display().to_string();
-        place.ok(&["build", "-q", "f32", "-t", "story:full", &modelfile]);
-        place.ok(&["build", "-q", "q4_0", "-t", "story:small", &modelfile]);
+        place.ok(&["build", "-q", "f32", "-t", "story:full", &modelfile()]);
+        place
+    }
+
+    /// And as `story:small`.
+    fn with_small() -> Place {
+        let place = Place::new();
+        place.ok(&["build", "-q", "q4_0", "-t", "story:small", &modelfile()]);
         place
     }
 
@@ -41,6 +46,10 @@ impl Place {
         assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stderr).unwrap()
     }
+}
+
+fn modelfile() -> String {
+    testdata("storyteller/Modelfile").display().to_string()
 }
 
 fn heldout() -> String {
@@ -81,7 +90,7 @@ fn perplexity_is_that_of_the_reference() {
 
 #[test]
 fn a_model_is_held_against_its_source() {
-    let place = Place::new();
+    let place = Place::with_small();
     let against = ["eval", "story:small", "--against", "story:full", "-f", &heldout(), "--chunks", "2"];
     snapshot("eval_against", &masked(&place.ok(&against)));
 
@@ -101,8 +110,7 @@ fn a_model_is_held_against_its_source() {
 fn a_file_is_the_model_of_the_same_weights() {
     let place = Place::new();
     let path = place.0.path().join("full.gguf").display().to_string();
-    let modelfile = testdata("storyteller/Modelfile").display().to_string();
-    place.ok(&["build", "-q", "f32", "--emit", "gguf", "-o", &path, &modelfile]);
+    place.ok(&["build", "-q", "f32", "--emit", "gguf", "-o", &path, &modelfile()]);
     let out = place.ok(&["eval", &path, "--against", "story:full", "--ctx", "64", "--chunks", "2", "--json"]);
     let json: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(json["kl_divergence"]["max"].as_f64(), Some(0.0));
@@ -112,7 +120,7 @@ fn a_file_is_the_model_of_the_same_weights() {
 
 #[test]
 fn a_limit_fails_a_pipeline() {
-    let place = Place::new();
+    let place = Place::with_small();
     let against = ["eval", "story:small", "--against", "story:full", "--ctx", "128", "--chunks", "3"];
     place.ok(&[&against[..], &["--max-kld", "5"]].concat());
     let message = place.fails(1, &[&against[..], &["--max-kld", "0.001"]].concat());
@@ -128,14 +136,78 @@ fn errors_say_what_to_do() {
         std::fs::write(&path, bytes).unwrap();
         path.display().to_string()
     };
-    let short = place.fails(1, &["eval", "story:small", "-f", &write("short", b"Emma was")]);
+    let short = place.fails(1, &["eval", "story:full", "-f", &write("short", b"Emma was")]);
     assert!(short.contains("at least one chunk of 512") && short.contains("smaller context"), "{short}");
-    let binary = place.fails(1, &["eval", "story:small", "-f", &write("binary", b"ab\xff")]);
+    let binary = place.fails(1, &["eval", "story:full", "-f", &write("binary", b"ab\xff")]);
     assert!(binary.contains("no UTF-8") && binary.contains("byte 2"), "{binary}");
     assert!(place.fails(1, &["eval", "absent"]).contains("absent"));
     assert!(place.fails(1, &["eval", &write("x.gguf", b"GGUF")]).contains("x.gguf"));
-    place.fails(2, &["eval", "story:small", "--ctx", "3"]);
-    place.fails(2, &["eval", "story:small", "--chunks", "0"]);
+    place.fails(2, &["eval", "story:full", "--ctx", "3"]);
+    place.fails(2, &["eval", "story:full", "--chunks", "0"]);
     let directory = place.0.path().display().to_string();
     assert!(place.fails(1, &["eval", &directory]).contains("mdl build"));
+}
+
+/// The files of a store's models and blobs.
+fn files(place: &Place) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut pending = vec![place.0.path().join("store/blobs"), place.0.path().join("store/manifests")];
+    while let Some(directory) = pending.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => pending.push(path),
+                false => found.push(path.display().to_string()),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_build_beyond_the_limit_leaves_the_store_as_it_was() {
+    let place = Place::new();
+    let before = files(&place);
+    let build = ["build", "-q", "q2_K", "-t", "story:small", "--max-kld", "0.01", &modelfile()];
+    let output = place.mdl(&build);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty(), "no name was given");
+    let message = String::from_utf8(output.stderr).unwrap();
+    let digits = |c: char| if c.is_ascii_digit() { '#' } else { c };
+    snapshot("eval_build_beyond_limit", &message.chars().map(digits).collect::<String>());
+    assert_eq!(files(&place), before);
+    place.ok(&["verify"]);
+}
+
+#[test]
+fn a_build_within_the_limit_is_the_same_build() {
+    let place = Place::new();
+    let plain = place.ok(&["build", "-q", "q4_K_M", "-t", "story:k", &modelfile()]);
+    let before = files(&place);
+    let text = place.0.path().join("text").display().to_string();
+    std::fs::write(&text, &std::fs::read(heldout()).unwrap()[..6000]).unwrap();
+    let limited =
+        ["build", "-q", "q4_K_M", "-t", "story:k", "--max-kld", "2", "--eval-text", &text, &modelfile()];
+    let output = place.mdl(&limited);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), plain, "the same artifacts");
+    assert_eq!(files(&place), before, "nothing else is left");
+    // What the build says is what `mdl eval` says.
+    let said = String::from_utf8(output.stderr).unwrap();
+    let against = ["eval", "story:k", "--against", "story:full", "-f", &text, "--json"];
+    let json: Value = serde_json::from_str(&place.ok(&against)).unwrap();
+    let mean = json["kl_divergence"]["value"].as_f64().unwrap();
+    let found: f64 = said.split_whitespace().nth(3).unwrap().parse().unwrap();
+    assert!((found / mean - 1.0).abs() < 0.02, "{said} {mean}");
+}
+
+#[test]
+fn a_limit_is_of_a_build() {
+    let place = Place::new();
+    for bad in ["-1", "nan", "x"] {
+        place.fails(2, &["build", "-q", "q4_0", &format!("--max-kld={bad}"), &modelfile()]);
+    }
+    place.fails(2, &["build", "--max-kld", "1", "--dry-run", &modelfile()]);
+    place.fails(2, &["build", "--eval-text", "x", &modelfile()]);
 }

@@ -38,7 +38,7 @@ pub(super) struct Eval {
     chunks: ChunkOptions,
 
     /// Fail when the mean KL divergence from SOURCE is above this many nats
-    #[arg(long, value_name = "NATS", requires = "against")]
+    #[arg(long, value_name = "NATS", value_parser = super::build::nats, requires = "against")]
     max_kld: Option<f64>,
 
     /// Print JSON

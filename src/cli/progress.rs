@@ -100,10 +100,10 @@ impl Chunked {
 
     /// So many chunks of all are done.
     pub(super) fn tell(&mut self, done: usize, total: usize, figure: Option<f64>) {
-        let text = figure.map(|f| format!("{} {f:.4}", self.figure)).unwrap_or_default();
+        let text = figure.map(|f| format!(": {} {f:.4}", self.figure)).unwrap_or_default();
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
-        self.bar.set_message(text.clone());
+        self.bar.set_message(text.trim_start_matches(": ").to_owned());
         if done == total {
             self.bar.finish_and_clear();
         }
@@ -112,7 +112,7 @@ impl Chunked {
         }
         self.told = Instant::now();
         match self.style {
-            Style::Plain => eprintln!("chunk {done} of {total} {text}"),
+            Style::Plain => eprintln!("chunk {done} of {total}{text}"),
             Style::Json => eprintln!(
                 "{}",
                 serde_json::json!({
