@@ -1,9 +1,11 @@
 //! Every pass in order, with the verifier between them, on one screen; and what is done with whole
 //! models beside compiling them.
 
+pub mod diff;
 pub mod importance;
 pub mod limit;
 pub mod measure;
+pub mod models;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

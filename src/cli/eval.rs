@@ -9,6 +9,7 @@ use super::progress::Chunked;
 use super::{Global, usage, write_out};
 use crate::diagnostic::Result;
 use crate::pipeline::measure::{self, Measured, Reading};
+use crate::pipeline::models;
 use crate::runtime::divergence::Divergence;
 use crate::runtime::perplexity::Estimate;
 use crate::world::SystemWorld;
@@ -75,9 +76,9 @@ impl Eval {
             Some(path) => measure::read_text(&SystemWorld, path)?,
             None => measure::TEXT.to_owned(),
         };
-        let model = measure::open_model(&SystemWorld, &store, &self.model)?;
+        let model = models::open_to_run(&SystemWorld, &store, &self.model)?;
         let source = match &self.against {
-            Some(source) => Some(measure::open_model(&SystemWorld, &store, source)?),
+            Some(source) => Some(models::open_to_run(&SystemWorld, &store, source)?),
             None => None,
         };
         let figure = if source.is_some() { "KL divergence" } else { "perplexity" };

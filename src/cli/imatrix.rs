@@ -9,7 +9,7 @@ use super::progress::Chunked;
 use super::{Global, write_out};
 use crate::diagnostic::Result;
 use crate::formats::imatrix::Collected;
-use crate::pipeline::{self, importance, measure};
+use crate::pipeline::{self, importance, measure, models};
 use crate::world::SystemWorld;
 
 /// Computes an importance matrix: how much each column of each matrix matters, on a text that is like
@@ -42,7 +42,7 @@ impl Imatrix {
         let reading = self.chunks.reading(global)?;
         let store = global.open_store()?;
         let text = measure::read_text(&SystemWorld, &self.file)?;
-        let model = measure::open_model(&SystemWorld, &store, &self.model)?;
+        let model = models::open_to_run(&SystemWorld, &store, &self.model)?;
         let mut progress = Chunked::new(global.progress, "");
         let mut tell = |done, total| progress.tell(done, total, None);
         let mut collected = importance::collect(&model, &text, &reading, &mut tell)?;

@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod diff;
 mod eval;
 mod fmt;
 mod imatrix;
@@ -96,6 +97,8 @@ enum Command {
     Fmt(fmt::Fmt),
     /// Show what a model is made of
     Show(show::Show),
+    /// Say what differs between two models
+    Diff(diff::Diff),
     /// Measure how well a model predicts a text, and how far it is from its source
     Eval(eval::Eval),
     /// Compute an importance matrix from a text
@@ -138,6 +141,10 @@ pub fn main() -> ExitCode {
         Command::Check(c) => c.run(&global),
         Command::Fmt(c) => c.run(&global),
         Command::Show(c) => c.run(&global),
+        Command::Diff(c) => match c.run(&global) {
+            Ok(code) => return code,
+            Err(errors) => Err(errors),
+        },
         Command::Eval(c) => c.run(&global),
         Command::Imatrix(c) => c.run(&global),
         Command::List(c) => c.run(&global),

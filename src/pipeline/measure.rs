@@ -4,43 +4,17 @@ use std::path::Path;
 
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::Module;
-use crate::passes::{resolve, verify};
 use crate::runtime::chunks::{self, Chunks};
 use crate::runtime::divergence::{Divergence, divergence};
 use crate::runtime::loaded::Loaded;
 use crate::runtime::perplexity::{Estimate, perplexity};
-use crate::runtime::stored;
-use crate::store::{Name, Store};
-use crate::world::{self, EntryKind, World};
+use crate::world::{self, World};
 
 /// What is measured on where nobody names a text: prose, dialogue, facts, code and data, some 8 KB.
 pub const TEXT: &str = include_str!("measure.txt");
 
 /// The most bytes of a text.
 const TEXT_LIMIT: u64 = 256 << 20;
-
-/// Opens what a command calls MODEL: the path of a GGUF file, or of the first of its shards; else the
-/// name of a model of the store.
-///
-/// # Errors
-/// There is neither, or it is damaged or incomplete.
-pub fn open_model(world: &dyn World, store: &Store, model: &str) -> Result<Module> {
-    let path = Path::new(model);
-    match world.kind(path) {
-        Some(EntryKind::File) => {
-            let module = resolve::open_gguf(world, path)?;
-            verify::structure(&module)?;
-            verify::family(&module)?;
-            Ok(module)
-        }
-        Some(EntryKind::Directory) if Name::parse(model).is_err() => Err(Diagnostic::error(format!(
-            "`{model}` is a directory; a GGUF file or a model's name is needed"
-        ))
-        .help("`mdl build` makes a model of a checkpoint")
-        .into()),
-        _ => stored::open(store, &store.read(&Name::parse(model)?)?),
-    }
-}
 
 /// Reads a text to measure on.
 ///
