@@ -13,6 +13,7 @@ mod jinja;
 mod jinja_source;
 mod jinja_values;
 pub mod isolated;
+pub mod known;
 pub mod limits;
 pub mod output;
 mod python;
