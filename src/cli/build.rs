@@ -12,6 +12,8 @@ use crate::modelfile::Recipe;
 use crate::passes::quantize::{TensorTypeRule, mixture};
 use crate::passes::{Context, Options, package, plan};
 use crate::pipeline::{self, Input};
+use crate::prompt::Renderer;
+use crate::prompt::isolated::ChildCommand;
 use crate::store::Name;
 use crate::world::{SystemWorld, World as _};
 
@@ -139,7 +141,8 @@ impl Build {
                 text.push_str(&plan::print(pass, module));
             }
         };
-        let result = pipeline::compile(recipe, context, &mut observe);
+        let renderer = Renderer::in_children(ChildCommand::current()?);
+        let result = pipeline::compile(recipe, context, &renderer, &mut observe);
         let notes = context.take_notes();
         match result {
             Ok(module) => global.warn(&notes, self.deny_warnings).map(|()| module),

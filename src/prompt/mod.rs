@@ -5,6 +5,7 @@
 //! reach nothing but its arguments. What the engine for Jinja does not bound, a process does: see
 //! [`isolated`].
 
+pub mod agreement;
 mod chat;
 mod go;
 mod go_values;
@@ -16,6 +17,7 @@ pub mod isolated;
 pub mod known;
 pub mod limits;
 pub mod output;
+pub mod standard;
 mod python;
 mod thread;
 mod tojson;
