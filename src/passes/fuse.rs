@@ -151,9 +151,13 @@ fn place(
     let (rule, block, heads) = find(target, module, family)
         .ok_or_else(|| format!("`{target}` is no tensor of the family `{}`", family.architecture))?;
     match (rule.make, &change.change) {
-        (Make::Stack, _) => return Err(format!("`{target}` is one of many experts: they cannot be adapted yet")),
+        (Make::Stack, _) => {
+            return Err(format!("`{target}` is one of many experts: they cannot be adapted yet"));
+        }
         (Make::PlusOne, Change::Replace(_)) => {
-            return Err(format!("`{target}` is a norm that GGUF stores with one added: it cannot be replaced yet"));
+            return Err(format!(
+                "`{target}` is a norm that GGUF stores with one added: it cannot be replaced yet"
+            ));
         }
         _ => {}
     }

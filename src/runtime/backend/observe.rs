@@ -44,7 +44,9 @@ impl Seen<'_> {
         let part = if self.each { width / used.max(1) } else { width };
         for (expert, id) in self.weights.iter().enumerate() {
             let mut own = Vec::new();
-            for (column, chosen) in values.chunks_exact(width.max(1)).zip(chosen.chunks_exact((2 * used).max(1))) {
+            for (column, chosen) in
+                values.chunks_exact(width.max(1)).zip(chosen.chunks_exact((2 * used).max(1)))
+            {
                 let places = (0..used).filter(|place| chosen[*place] as usize == expert);
                 for place in places {
                     let at = if self.each { place * part } else { 0 };
