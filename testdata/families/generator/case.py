@@ -23,7 +23,8 @@ class Case:
     first: tuple = ()
     prompts: dict = dataclasses.field(default_factory=lambda: {"prompt": 64})
     generation: dict = dataclasses.field(default_factory=dict)
-    converter: tuple = ()
+    converter: tuple = ()  # more options for the converter
+    published_config: bool = False  # the converter is to read config.json itself, not through the library's newer class
     name: str = ""
 
     def tensors(self, folder):

@@ -104,7 +104,7 @@ ENCODERS = {
     "bert": Encoder(cls="BertModel", model="BertModel", text=text.bert, pooling="mean_tokens", dtype="f32", config=TINY_BERT | {"intermediate_size": 64}),
     # A list of positions among the tensors, as files of its time have it.
     "bge": Encoder(cls="BertModel", model="BertModel", text=text.bert, pre="bert-bge", pooling="cls_token", modules=("pooling", "normalize"), positions=True, config=TINY_BERT),
-    "nomic-bert": Encoder(cls="NomicBertModel", model="NomicBertModel", text=text.bert, pooling="mean_tokens", maximum=8192, config=NOMIC),
+    "nomic-bert": Encoder(cls="NomicBertModel", model="NomicBertModel", text=text.bert, pooling="mean_tokens", maximum=8192, published_config=True, config=NOMIC),
     # A causal model; its tensors are saved without the prefix "model.".
     "qwen3-embedding": Encoder(
         cls="Qwen3ForCausalLM", model="Qwen3Model", text=lambda: text.qwen2(None, after=["<|endoftext|>"], eos="<|endoftext|>"), pre="qwen2", pooling="lasttoken",
