@@ -54,7 +54,9 @@ impl Charsmap {
         let mut at = offset(unit(0)?);
         for (len, byte) in (1..).zip(text.bytes()) {
             at ^= u32::from(byte);
-            let Some(node) = unit(at).filter(|unit| unit & (1 << 31 | 0xFF) == u32::from(byte)) else { break };
+            let Some(node) = unit(at).filter(|unit| unit & (1 << 31 | 0xFF) == u32::from(byte)) else {
+                break;
+            };
             at ^= offset(node);
             if node & 1 << 8 != 0
                 && let Some(value) = unit(at)
@@ -76,7 +78,9 @@ mod tests {
 
     #[test]
     fn what_is_no_map_is_refused() {
-        for bytes in [&b""[..], b"\x04\0\0", b"\x04\0\0\0abc", b"\0\0\0\0", b"\x02\0\0\0ab", b"\x04\0\0\0abcd\xFF"] {
+        for bytes in
+            [&b""[..], b"\x04\0\0", b"\x04\0\0\0abc", b"\0\0\0\0", b"\x02\0\0\0ab", b"\x04\0\0\0abcd\xFF"]
+        {
             assert!(Charsmap::read(bytes).is_err(), "{bytes:?}");
         }
     }

@@ -76,7 +76,9 @@ mod tests {
 
     fn ends(tokens: &[(&str, TokenType)]) -> Vec<u32> {
         let texts: Vec<String> = tokens.iter().map(|(t, _)| t.to_string()).collect();
-        named(&Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel).unwrap())
+        named(
+            &Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel).unwrap(),
+        )
     }
 
     #[test]

@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn spaces_are_written_prefixed_and_merged() {
-        let written = |prefix, merge, text, first| Spaces { prefix, merge, charsmap: None }.write(text, first);
+        let written =
+            |prefix, merge, text, first| Spaces { prefix, merge, charsmap: None }.write(text, first);
         assert_eq!(written(false, false, " a  b ", true), "▁a▁▁b▁");
         assert_eq!(written(true, false, " a  b ", true), "▁▁a▁▁b▁");
         assert_eq!(written(true, false, " a  b ", false), "▁a▁▁b▁");

@@ -113,7 +113,11 @@ impl Special {
 }
 
 impl Automaton {
-    fn new(vocabulary: &Vocabulary, types: &[TokenType], strip: &Strip) -> Result<Option<Automaton>, BadToken> {
+    fn new(
+        vocabulary: &Vocabulary,
+        types: &[TokenType],
+        strip: &Strip,
+    ) -> Result<Option<Automaton>, BadToken> {
         let mut ids = Vec::new();
         let mut texts = Vec::new();
         let mut bytes = 0;
@@ -154,7 +158,8 @@ mod tests {
 
     fn special(tokens: &[(&str, TokenType)]) -> Special {
         let texts: Vec<String> = tokens.iter().map(|(t, _)| t.to_string()).collect();
-        let vocabulary = Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel).unwrap();
+        let vocabulary =
+            Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel).unwrap();
         Special::new(&vocabulary, &Strip::default()).unwrap()
     }
 

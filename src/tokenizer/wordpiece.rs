@@ -77,13 +77,17 @@ impl WordPiece {
     }
 
     fn normalize<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        if text.bytes().all(|b| matches!(b, b' '..=b'~' | b'\n') && !(self.lowercase && b.is_ascii_uppercase()))
+        if text
+            .bytes()
+            .all(|b| matches!(b, b' '..=b'~' | b'\n') && !(self.lowercase && b.is_ascii_uppercase()))
         {
             return Cow::Borrowed(text);
         }
         let clean = text.chars().filter(|&c| !is_dropped(c)).map(|c| if is_blank(c) { ' ' } else { c });
         let mut text: String = match self.strip_accents {
-            true => clean.nfd().filter(|&c| get_general_category(c) != GeneralCategory::NonspacingMark).collect(),
+            true => {
+                clean.nfd().filter(|&c| get_general_category(c) != GeneralCategory::NonspacingMark).collect()
+            }
             false => clean.collect(),
         };
         if self.lowercase {
