@@ -28,7 +28,7 @@ fn compile_on(base: &Path, lines: &str) -> Result<Module> {
     let checked = modelfile::check(&SystemWorld, &testdata(""), "Modelfile", text.as_bytes());
     let (recipe, _) = checked.into_recipe()?;
     let context = Context::new(&SystemWorld, None, testdata(""), Options::default());
-    pipeline::compile(&recipe, &context, &mut |_, _| {})
+    pipeline::compile(&recipe, &context, &mdl::prompt::Renderer::in_process(), &mut |_, _| {})
 }
 
 fn values(module: &Module, name: &str) -> Vec<f32> {

@@ -206,8 +206,11 @@ fn is_quantizable(tensor: &Tensor) -> bool {
         && !mixture::KEPT.iter().any(|part| tensor.name.contains(part))
 }
 
-/// The type a tensor has without a preset: its source's; vectors are always F32.
+/// The type a tensor has without a preset: what an earlier pass chose, else its source's; vectors are always F32.
 fn natural_type(tensor: &Tensor) -> TensorType {
+    if let Expr::Encode { dtype, .. } = &tensor.expr {
+        return *dtype;
+    }
     let source = source_type(&tensor.expr);
     if source.is_quantized() || tensor.shape().rank() >= 2 && source != TensorType::F64 {
         source
