@@ -102,7 +102,6 @@ fn import(config: &Config) -> Result<Imported> {
     config.require("hidden_act", &["silu".into(), "swish".into()])?;
     config.require("rope_interleaved", &[false.into()])?;
     config.require("partial_rotary_factor", &[1.0.into()])?;
-    config.require("quantization_config", &[])?;
     // The biases themselves say whether they are there; the verifier knows their shapes.
     config.ignore(["attention_bias", "mlp_bias"]);
 

@@ -7,11 +7,12 @@ use std::path::Path;
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::families::{self, Family, Imported, Presence, Rows, fill_pattern};
 use crate::formats::hf_config::Config;
+use crate::formats::quantization_config;
 use crate::ir::{Expr, Metadata, Module, Shape, Tensor};
 use crate::tokenizer::hf;
 
-use super::Context;
 use super::quantize::block_number;
+use super::{Context, consolidated, dequantize};
 
 /// The most unknown tensors that are named.
 const MOST_NAMED: usize = 8;
@@ -21,17 +22,21 @@ const MOST_NAMED: usize = 8;
 /// # Errors
 /// The checkpoint is of no known family, its configuration asks for what is not implemented, or a
 /// tensor is unknown.
-pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
+pub fn run(module: Module, context: &Context<'_>) -> Result<Module> {
     if module.texts.is_empty() {
         return Ok(module);
     }
-    let text = module.text("config.json").ok_or_else(|| {
+    let mut module = consolidated::run(module)?;
+    let text = module.text("config.json").cloned().ok_or_else(|| {
         Diagnostic::error("the checkpoint has no config.json").help("copy it from the original model")
     })?;
     let config = Config::parse(&text.path, &text.bytes)?;
     let architecture = config.optional_strs("architectures")?.and_then(|all| all.first().copied());
     let architecture = architecture.ok_or_else(|| config.error("architectures", "the key is missing"))?;
     let family = families::by_checkpoint(architecture).map_err(|e| in_file(e, &text.path))?;
+    let quantization = quantization_config::read(&text.path, &text.bytes)?;
+    config.ignore(quantization_config::KEYS);
+    module.tensors = dequantize::run(module.tensors, quantization)?;
     let imported = (family.import)(&config)?;
     for key in config.unread() {
         context.note(
@@ -114,7 +119,7 @@ fn tensors(
         let of = tensor.expr.clone();
         let expr = match (rule.rows, family.heads(rule.rows, &imported.metadata)) {
             (Rows::AsTheyAre, _) | (_, None) => of,
-            (_, Some(heads)) => Expr::PermuteRope { of: Box::new(of), heads },
+            (_, Some(heads)) => Expr::permute_rope(of, heads),
         };
         tensors.push(Tensor { name: fill_pattern(rule.gguf, block), expr });
     }
