@@ -2,15 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mdl::codegen::{self, Evaluator};
 use mdl::diagnostic::Result;
-use mdl::formats::gguf::Gguf;
+use mdl::formats::gguf::{Gguf, GgufWriter, Layout};
 use mdl::formats::quantization_config::Quantization;
 use mdl::formats::safetensors::Safetensors;
-use mdl::ir::{FileId, Module, SourceFile, Tensor};
+use mdl::ir::{FileId, Metadata, Module, SourceFile, Tensor};
 use mdl::passes::quantize::mixture::PRESETS;
 use mdl::passes::{Context, Options, dequantize};
 use mdl::world::MemoryWorld;
@@ -46,10 +47,15 @@ impl Directory {
 
     /// The GGUF file that a build makes of it, in a type or as it is.
     fn build(&self, preset: Option<&str>) -> Result<Vec<u8>> {
+        self.build_from(".", preset)
+    }
+
+    fn build_from(&self, from: &str, preset: Option<&str>) -> Result<Vec<u8>> {
         let preset = preset.map(|name| PRESETS.iter().find(|p| p.name.eq_ignore_ascii_case(name)).unwrap());
         let options = Options { preset, ..Options::default() };
         let context = Context::new(&self.0, None, PathBuf::from("/m"), options);
-        let checked = modelfile::check(&self.0, Path::new("/m"), "Modelfile", b"FROM .\n");
+        let checked =
+            modelfile::check(&self.0, Path::new("/m"), "Modelfile", format!("FROM {from}\n").as_bytes());
         let module = pipeline::compile(&checked.recipe, &context, &mut |_, _| {})?;
         assert_eq!(context.take_notes(), []);
         let mut out = Vec::new();
@@ -168,6 +174,69 @@ fn fp8_without_the_right_scales_is_refused() {
     assert!(missing.contains("its scales are missing"), "{missing}");
     let refused = edited(r#""quant_method": "fp8""#, r#""quant_method": "awq""#);
     assert!(refused.contains("AWQ"), "{refused}");
+}
+
+/// `model` in two shards, as llama.cpp splits: all key-values in the first.
+fn shards(model: &Arc<[u8]>) -> [Vec<u8>; 2] {
+    let gguf = Gguf::read(Path::new("model.gguf"), model).unwrap();
+    [0u16, 1].map(|no| {
+        let mut metadata = if no == 0 { gguf.metadata.clone() } else { Metadata::default() };
+        metadata.set("split.no", no);
+        metadata.set("split.count", 2u16);
+        metadata.set("split.tensors.count", gguf.tensors.len() as i32);
+        let (first, second) = gguf.tensors.split_at(5);
+        let part = if no == 0 { first } else { second };
+        let tensors = part.iter().map(|t| (t.name.clone(), t.shape.clone(), t.dtype)).collect();
+        let mut writer = GgufWriter::new(Vec::new(), Layout::new(&metadata, tensors).unwrap()).unwrap();
+        for t in part {
+            writer.write_data(&model[t.offset as usize..][..t.len as usize]).unwrap();
+        }
+        writer.finish().unwrap()
+    })
+}
+
+#[test]
+fn shards_of_gguf_are_the_whole_file() {
+    let whole: Arc<[u8]> = plain().build(None).unwrap().into();
+    let [first, second] = shards(&whole);
+    let names = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"];
+    let both = Directory(MemoryWorld::default()).with(names[0], first).with(names[1], second.clone());
+    for from in [".", names[0], names[1]] {
+        assert!(both.build_from(from, None).unwrap()[..] == whole[..], "FROM {from}");
+        assert!(both.build_from(from, Some("F16")) == plain().build(Some("F16")), "FROM {from} as F16");
+    }
+    let lost = Directory(MemoryWorld::default()).with(names[1], second).build(None).unwrap_err();
+    assert!(lost.to_string().contains("first shard"), "{lost}");
+}
+
+/// Matrices of float64 and float32 and norms of BF16 among the others: the same values.
+#[test]
+fn mixed_types_are_the_plain_model() {
+    let mixed = Directory::of(&[("model.safetensors", "mixed/model.safetensors")]);
+    for preset in ["F32", "F16"] {
+        assert!(mixed.build(Some(preset)) == Ok(plain().build(Some(preset)).unwrap()), "{preset}");
+    }
+    let built: Arc<[u8]> = mixed.build(None).unwrap().into();
+    let gguf = Gguf::read(Path::new("built.gguf"), &built).unwrap();
+    let dtype = |name: &str| gguf.tensor(name).unwrap().dtype.name();
+    assert_eq!(
+        ["blk.0.attn_q.weight", "token_embd.weight", "blk.0.attn_k.weight"].map(dtype),
+        ["F32", "F32", "BF16"]
+    );
+    assert_eq!(dtype("blk.0.ffn_norm.weight"), "F32");
+}
+
+/// The vocabulary has fewer tokens than the embedding has rows, as in models that were padded for
+/// speed: the tokens are filled up, and no row is lost.
+#[test]
+fn a_padded_vocabulary_keeps_its_rows() {
+    let built: Arc<[u8]> = plain().build(None).unwrap().into();
+    let gguf = Gguf::read(Path::new("built.gguf"), &built).unwrap();
+    assert_eq!(gguf.tensor("token_embd.weight").unwrap().shape.0, [272, 40]);
+    assert_eq!(gguf.metadata.array("tokenizer.ggml.tokens").map(|t| t.len()), Some(272));
+    // Norms are F32 among matrices of BF16, and the buffer of float64 is left out.
+    let types: BTreeSet<_> = gguf.tensors.iter().map(|t| (t.dtype.name(), t.shape.rank())).collect();
+    assert_eq!(types, BTreeSet::from([("BF16", 2), ("F32", 1)]));
 }
 
 /// The values of a tensor.

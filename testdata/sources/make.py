@@ -50,16 +50,14 @@ def states():
     for parameter in module.parameters():
         parameter.data.fill_(0.25)
     torch.save(module.state_dict(), HERE / "module.bin")
-    # This format numbers storages by their addresses, so it comes out otherwise every time.
+    # These hold addresses and ids, so they come out otherwise every time.
     if not (HERE / "legacy.bin").exists():
         torch.save({"f32": state["f32"]}, HERE / "legacy.bin", _use_new_zipfile_serialization=False)
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), HERE / "script.pt")
     torch.save({"strided": base[:, :3]}, HERE / "strided.bin")
     torch.save({"expanded": base[:1].expand(4, 8)}, HERE / "expanded.bin")
     torch.save({"optimizer": {"step": torch.tensor(1)}}, HERE / "nested.bin")
     torch.save(module, HERE / "whole.bin")
-    linear = torch.nn.Linear(2, 2)
-    linear.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
-    torch.jit.save(torch.jit.script(linear), HERE / "script.pt")
 
 
 HIDDEN, LENGTH, HEADS, KV_HEADS, VOCABULARY, BLOCKS = 40, 72, 4, 2, 272, 1
@@ -98,12 +96,12 @@ def model():
 
     head = HIDDEN // HEADS
     tensors = {"model.embed_tokens.weight": weights(VOCABULARY, HIDDEN), "lm_head.weight": weights(VOCABULARY, HIDDEN),
-               "model.norm.weight": 1 + weights(HIDDEN).float()}
+               "model.norm.weight": (1 + weights(HIDDEN)).float()}
     for i in range(BLOCKS):
         block = f"model.layers.{i}."
         tensors |= {
-            block + "input_layernorm.weight": 1 + weights(HIDDEN).float(),
-            block + "post_attention_layernorm.weight": 1 + weights(HIDDEN).float(),
+            block + "input_layernorm.weight": (1 + weights(HIDDEN)).float(),
+            block + "post_attention_layernorm.weight": (1 + weights(HIDDEN)).float(),
             block + "self_attn.q_proj.weight": weights(HIDDEN, HIDDEN),
             block + "self_attn.k_proj.weight": weights(head * KV_HEADS, HIDDEN),
             block + "self_attn.v_proj.weight": weights(head * KV_HEADS, HIDDEN),
@@ -173,6 +171,16 @@ def llamas():
     tokenizer()
     (folder("") / "config.json").write_text(json.dumps(CONFIG))
     save_file(tensors, folder("plain") / "model.safetensors")
+    mixed = dict(tensors)
+    for key in tensors:
+        # Wider types hold the same values.
+        if "q_proj" in key or "input_layernorm" in key:
+            mixed[key] = tensors[key].double()
+        if "embed" in key or "up_proj" in key:
+            mixed[key] = tensors[key].float()
+        if "post_attention" in key:
+            mixed[key] = tensors[key].bfloat16()
+    save_file(mixed, folder("mixed") / "model.safetensors")
     names = sorted(tensors)
     files = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
     parts = [names[: len(names) // 2], names[len(names) // 2 :]]
