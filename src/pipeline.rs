@@ -1,6 +1,13 @@
-//! Every pass in order, with the verifier between them, on one screen.
+//! Every pass in order, with the verifier between them, on one screen; and what is done with whole
+//! models beside compiling them.
 
-use std::io::Write as _;
+pub mod diff;
+pub mod importance;
+pub mod limit;
+pub mod measure;
+pub mod models;
+
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::codegen::{self, Progress};
@@ -103,6 +110,14 @@ pub fn publish(
 /// # Errors
 /// The weights cannot be read or encoded, or the file cannot be written.
 pub fn write_gguf(module: &Module, path: &Path, progress: &dyn Progress) -> Result<u64> {
+    write_file(path, |out| codegen::write_weights(module, out, path, progress))
+}
+
+/// Writes a file that is there whole or not at all: what it was before stays until `write` is done.
+///
+/// # Errors
+/// The file cannot be written, or those of `write`.
+pub fn write_file<T>(path: &Path, write: impl FnOnce(&mut (dyn Write + Send)) -> Result<T>) -> Result<T> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -112,7 +127,7 @@ pub fn write_gguf(module: &Module, path: &Path, progress: &dyn Progress) -> Resu
     if std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
         let file = std::fs::OpenOptions::new().write(true).open(path).map_err(|e| failed(&e))?;
         let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
-        let written = codegen::write_weights(module, &mut out, path, progress)?;
+        let written = write(&mut out)?;
         out.flush().map_err(|e| failed(&e))?;
         return Ok(written);
     }
@@ -122,7 +137,7 @@ pub fn write_gguf(module: &Module, path: &Path, progress: &dyn Progress) -> Resu
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let file = builder.tempfile_in(directory).map_err(|e| failed(&e))?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
-    let written = codegen::write_weights(module, &mut out, path, progress)?;
+    let written = write(&mut out)?;
     let file = out.into_inner().map_err(|e| failed(e.error()))?;
     file.as_file().sync_all().map_err(|e| failed(&e))?;
     file.persist(path).map_err(|e| failed(&e.error))?;

@@ -9,6 +9,7 @@ use half::bf16;
 use mdl::families::spec::*;
 use mdl::ir::Shape;
 use mdl::runtime::backend::cpu::CpuOptions;
+use mdl::runtime::chunks::Chunks;
 use mdl::runtime::engine::{Model, Session, SessionOptions};
 use mdl::runtime::generate::{Greedy, Sampler};
 use mdl::runtime::kv::KvType;
@@ -45,10 +46,18 @@ fn spec(rope: RopeKind) -> DecoderSpec {
         vocab_size: 2048,
         context_length: 512,
         embedding_scale: 1.0,
+        embedding_extras: EmbeddingExtras::default(),
         residual_scale: 1.0,
         tied_embeddings: true,
         norm: Norm { kind: NormKind::Rms, epsilon: 1e-5, placement: NormPlacement::Pre },
-        rope: Rope { kind: rope, dims: 32, freq_base: 10_000.0, scaling: RopeScaling::None },
+        parallel: false,
+        rope: Rope {
+            kind: rope,
+            dims: 32,
+            freq_base: 10_000.0,
+            scaling: RopeScaling::None,
+            local_freq_base: None,
+        },
         attention: Attention {
             head_count: 8,
             head_count_kv: 4,
@@ -57,7 +66,10 @@ fn spec(rope: RopeKind) -> DecoderSpec {
             scale: 32f32.sqrt().recip(),
             qkv_bias: false,
             output_bias: false,
-            qk_norm: false,
+            fused: false,
+            qk_norm: None,
+            causal: true,
+            temperature: None,
             soft_cap: None,
             window: None,
         },
@@ -65,11 +77,13 @@ fn spec(rope: RopeKind) -> DecoderSpec {
             length: 768,
             activation: Activation::Silu,
             gated: true,
+            fused: false,
             bias: false,
             experts: None,
         },
         logit_scale: 1.0,
         logit_soft_cap: None,
+        output: Output::Logits,
     }
 }
 
@@ -256,10 +270,12 @@ fn perplexity_is_the_reference() {
     assert_eq!(tokens.len() as u64, expected["ids_including_bos"].as_u64().unwrap());
     let model = model(RopeKind::Norm, TensorType::F32, CpuOptions::default());
     let mut session = session(&model, KvType::F16);
-    let result = perplexity(&mut session, &tokens, Some(bos), 512, |_, _, _| Ok(())).unwrap();
-    println!("perplexity {:.6} +- {:.4}", result.value(), result.value_error());
+    let chunks = Chunks::new(tokens, Some(bos), 512, None).unwrap();
+    let result = perplexity(&mut session, &chunks, |_, _| ()).unwrap();
+    let value = result.value();
+    println!("perplexity {:.6} +- {:.4}", value.value, value.error);
     let exact = expected["perplexity"].as_f64().unwrap();
-    assert!((result.value() / exact - 1.0).abs() < 1e-5, "{} {exact}", result.value());
+    assert!((value.value / exact - 1.0).abs() < 1e-5, "{} {exact}", value.value);
     for (chunk, expected) in result.chunks.iter().zip(floats(&expected["chunk_mean_nll"])) {
         assert!((chunk - expected).abs() < 1e-4, "{chunk} {expected}");
     }

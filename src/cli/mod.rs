@@ -2,7 +2,10 @@
 
 mod build;
 mod check;
+mod diff;
+mod eval;
 mod fmt;
+mod imatrix;
 mod models;
 mod progress;
 pub mod report;
@@ -94,6 +97,12 @@ enum Command {
     Fmt(fmt::Fmt),
     /// Show what a model is made of
     Show(show::Show),
+    /// Say what differs between two models
+    Diff(diff::Diff),
+    /// Measure how well a model predicts a text, and how far it is from its source
+    Eval(eval::Eval),
+    /// Compute an importance matrix from a text
+    Imatrix(imatrix::Imatrix),
     /// List the models of the store
     #[command(visible_alias = "ls")]
     List(models::List),
@@ -132,6 +141,12 @@ pub fn main() -> ExitCode {
         Command::Check(c) => c.run(&global),
         Command::Fmt(c) => c.run(&global),
         Command::Show(c) => c.run(&global),
+        Command::Diff(c) => match c.run(&global) {
+            Ok(code) => return code,
+            Err(errors) => Err(errors),
+        },
+        Command::Eval(c) => c.run(&global),
+        Command::Imatrix(c) => c.run(&global),
         Command::List(c) => c.run(&global),
         Command::Cp(c) => c.run(&global),
         Command::Rm(c) => c.run(&global),

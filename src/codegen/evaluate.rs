@@ -82,6 +82,11 @@ enum Node<'a> {
         blocks: Box<Node<'a>>,
         scales: Box<Node<'a>>,
     },
+    /// `magnitude` is whole, a value for each row.
+    WeightNorm {
+        of: Box<Node<'a>>,
+        magnitude: Arc<[f32]>,
+    },
     Encode {
         of: Box<Node<'a>>,
         dtype: TensorType,
@@ -186,7 +191,8 @@ impl<'a> Evaluator<'a> {
             | Node::Whole(_)
             | Node::Add(..)
             | Node::LowRank { .. }
-            | Node::ScaleBlocks { .. } => {
+            | Node::ScaleBlocks { .. }
+            | Node::WeightNorm { .. } => {
                 let mut values = vec![0.0; self.row_values(&rows, self.cols)?];
                 self.values_of(node, rows, self.cols, &mut values)?;
                 out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
@@ -288,6 +294,17 @@ impl<'a> Evaluator<'a> {
                 self.mxfp4(blocks, scales, rows, cols, &mut bytes)?;
                 mdl_kernels::dequantize(TensorType::MXFP4, &bytes, out)
                     .map_err(|e| Diagnostic::error(format!("cannot read MXFP4 values: {e}")).into())
+            }
+            Node::WeightNorm { of, magnitude } => {
+                self.values_of(of, rows.clone(), cols, out)?;
+                let lengths = magnitude.get(rows.start as usize..rows.end as usize);
+                let lengths = lengths.ok_or_else(|| too_large(rows.end))?;
+                for (row, length) in out.chunks_exact_mut(cols.max(1)).zip(lengths) {
+                    let square = row.iter().fold(0.0, |sum, v| sum + f64::from(*v) * f64::from(*v));
+                    let factor = f64::from(*length) / square.sqrt();
+                    row.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
+                }
+                Ok(())
             }
             // An encoding inside an expression: what a reader of it would see.
             Node::Encode { dtype, .. } => {
@@ -434,6 +451,9 @@ fn node<'a>(expr: &'a Expr, files: &'a [SourceFile]) -> Result<Node<'a>> {
             }
         }
         Expr::Mxfp4 { blocks, scales } => Node::Mxfp4 { blocks: boxed(blocks)?, scales: boxed(scales)? },
+        Expr::WeightNorm { of, magnitude } => {
+            Node::WeightNorm { of: boxed(of)?, magnitude: whole(magnitude, files)? }
+        }
         Expr::Encode { of, dtype, imatrix } => {
             let shape = of.shape();
             let experts = if shape.rank() == 3 { shape.0[0].max(1) } else { 1 };

@@ -107,7 +107,7 @@ fn update(hash: &mut Sha256, expr: &Expr, digests: &[[u8; 32]]) {
             update(hash, of, digests);
         }
         Expr::ScaleBlocks { of, scales, block } => {
-            hash.update([9]);
+            hash.update([12]);
             block.iter().for_each(|n| number(hash, *n));
             update(hash, of, digests);
             update(hash, scales, digests);
@@ -116,6 +116,11 @@ fn update(hash: &mut Sha256, expr: &Expr, digests: &[[u8; 32]]) {
             hash.update([10]);
             update(hash, blocks, digests);
             update(hash, scales, digests);
+        }
+        Expr::WeightNorm { of, magnitude } => {
+            hash.update([9]);
+            update(hash, of, digests);
+            update(hash, magnitude, digests);
         }
         Expr::Encode { of, dtype, imatrix } => {
             hash.update([8]);

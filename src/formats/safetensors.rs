@@ -154,7 +154,9 @@ impl<'de> Deserialize<'de> for Header {
                         return Err(json::twice(&name));
                     }
                     if name == "__metadata__" {
-                        header.metadata = map.next_value::<json::Members<String>>()?.0.into_iter().collect();
+                        // MLX writes `null` for none.
+                        let members = map.next_value::<Option<json::Members<String>>>()?;
+                        header.metadata = members.into_iter().flat_map(|members| members.0).collect();
                         continue;
                     }
                     if name.is_empty() || name.len() > limits::SAFETENSORS_NAME {

@@ -152,6 +152,15 @@ pub enum Expr {
         /// A load of bytes `[..., cols / 32]`: exponents, as E8M0.
         scales: Box<Expr>,
     },
+    /// `magnitude[r] * of[r] / ||of[r]||` for each row `r`: rows of a given Euclidean length. The
+    /// weight normalization of Salimans and Kingma 2016 (arXiv 1602.07868), as DoRA has it (Liu et al.
+    /// 2024, arXiv 2402.09353). The sum of squares is in float64, from left to right.
+    WeightNorm {
+        /// `[rows, cols]`
+        of: Box<Expr>,
+        /// `[rows]`
+        magnitude: Box<Expr>,
+    },
     /// The values, encoded as `dtype`.
     Encode {
         /// What to encode.
@@ -179,6 +188,7 @@ impl Expr {
             Expr::PermuteRope { of, .. }
             | Expr::HalveRope { of, .. }
             | Expr::ScaleBlocks { of, .. }
+            | Expr::WeightNorm { of, .. }
             | Expr::Encode { of, .. } => of.shape(),
             Expr::Mxfp4 { scales, .. } => {
                 let mut shape = scales.shape();
@@ -220,7 +230,8 @@ impl Expr {
             | Expr::Transpose(_)
             | Expr::Add(..)
             | Expr::LowRank { .. }
-            | Expr::ScaleBlocks { .. } => TensorType::F32,
+            | Expr::ScaleBlocks { .. }
+            | Expr::WeightNorm { .. } => TensorType::F32,
         }
     }
 
@@ -266,6 +277,10 @@ impl Expr {
                 left.visit(f);
                 right.visit(f);
             }
+            Expr::WeightNorm { of, magnitude } => {
+                of.visit(f);
+                magnitude.visit(f);
+            }
         }
     }
 }
@@ -295,6 +310,7 @@ impl fmt::Display for Expr {
                 write!(f, "scale {rows}x{cols} ({of}) by ({scales})")
             }
             Expr::Mxfp4 { blocks, scales } => write!(f, "mxfp4 ({blocks}) by ({scales})"),
+            Expr::WeightNorm { of, magnitude } => write!(f, "weight_norm ({of}) to ({magnitude})"),
             Expr::Encode { of, dtype, imatrix } => {
                 let weighted = if imatrix.is_some() { " imatrix" } else { "" };
                 write!(f, "encode {dtype}{weighted} ({of})")

@@ -65,17 +65,31 @@ impl std::fmt::Debug for SourceText {
     }
 }
 
-/// A low-rank change of one matrix, not fused yet.
+/// What an adapter does to a tensor.
 #[derive(Clone, Debug)]
-pub struct AdapterPair {
-    /// The matrix it changes: the checkpoint's or GGUF's name, without `.weight`.
+pub enum Change {
+    /// Adds `scale * (b x a)`.
+    LowRank {
+        /// `[rank, cols]`
+        a: Expr,
+        /// `[rows, rank]`
+        b: Expr,
+        /// The factor of the product.
+        scale: f32,
+        /// DoRA: the length of each row of the sum, `[rows]`.
+        magnitude: Option<Expr>,
+    },
+    /// Takes the tensor's place.
+    Replace(Expr),
+}
+
+/// A change of one tensor, not fused yet.
+#[derive(Clone, Debug)]
+pub struct AdapterChange {
+    /// The tensor: the checkpoint's or GGUF's name.
     pub target: String,
-    /// `[rank, cols]`
-    pub a: Expr,
-    /// `[rows, rank]`
-    pub b: Expr,
-    /// The factor of `b x a`.
-    pub scale: f32,
+    /// What happens to it.
+    pub change: Change,
 }
 
 /// An adapter, not fused yet.
@@ -83,8 +97,14 @@ pub struct AdapterPair {
 pub struct Adapter {
     /// Where it came from.
     pub path: PathBuf,
-    /// Its changes.
-    pub pairs: Vec<AdapterPair>,
+    /// What it says it was trained on: a model's name, or of a GGUF adapter the architecture.
+    pub base_model: Option<String>,
+    /// The architecture of its base, if it says so.
+    pub architecture: Option<String>,
+    /// The output matrix follows the embeddings where the base ties them.
+    pub keeps_tied: bool,
+    /// Its changes, in the order they are made.
+    pub changes: Vec<AdapterChange>,
 }
 
 /// A model under compilation.

@@ -148,7 +148,8 @@ pub fn read(store: &Store, model: &Stored) -> Result<Prompt> {
     unpack(&layers, &store.config(model)?)
 }
 
-fn is_text(media_type: &str) -> bool {
+/// True for a layer that is read into a prompt.
+pub fn is_text(media_type: &str) -> bool {
     [media::TEMPLATE, media::PROMPT, media::SYSTEM, media::LICENSE, media::PARAMS, media::MESSAGES]
         .contains(&media_type)
 }

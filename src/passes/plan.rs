@@ -34,7 +34,7 @@ pub fn print(pass: &str, module: &Module) -> String {
         );
     }
     for adapter in &module.adapters {
-        let _ = writeln!(out, "adapter {} pairs", adapter.pairs.len());
+        let _ = writeln!(out, "adapter {} changes", adapter.changes.len());
     }
     let _ = writeln!(
         out,

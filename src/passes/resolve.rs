@@ -6,10 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::diagnostic::{Diagnostic, Errors, Location, Result};
-use crate::formats::adapter::Adapter as AdapterFiles;
+use crate::formats::adapter::{Adapter as AdapterFiles, AdapterKind, Factor, TensorRef};
 use crate::formats::checkpoint::{self, Checkpoint, Weights};
 use crate::formats::gguf;
-use crate::ir::{Adapter, AdapterPair, Expr, FileId, Module, SourceText, Tensor};
+use crate::ir::{Adapter, AdapterChange, Change, Expr, FileId, Module, Shape, SourceText, Tensor};
 use crate::modelfile::{Recipe, Spanned, path};
 use crate::store::{Name, Store, Stored, media};
 use crate::world::{EntryKind, World};
@@ -26,6 +26,8 @@ const TEXTS: &[(&str, u64)] = &[
     ("special_tokens_map.json", 1 << 20),
     ("added_tokens.json", 32 << 20),
     ("chat_template.jinja", 1 << 20),
+    ("modules.json", 1 << 20),
+    ("1_Pooling/config.json", 1 << 20),
 ];
 
 /// Runs the pass.
@@ -250,19 +252,39 @@ fn resolve_adapter(module: &mut Module, line: &Spanned<String>, context: &Contex
     }
     let adapter = AdapterFiles::open(context.world, &path)?;
     let files: Vec<FileId> = adapter.files.iter().map(|f| module.add_file(&f.path, f.file.clone())).collect();
-    let pairs = adapter.pairs.iter().map(|pair| {
-        let oriented = |file: usize, info: &crate::formats::TensorInfo| {
-            let load = info.load(files[file]);
-            if pair.transposed { Expr::Transpose(Box::new(load)) } else { load }
-        };
-        AdapterPair {
-            target: pair.target.clone(),
-            a: oriented(pair.a.file, &pair.a.tensor),
-            b: oriented(pair.b.file, &pair.b.tensor),
-            scale: pair.scale,
-        }
+    let load = |of: &TensorRef| of.tensor.load(files[of.file]);
+    let oriented = |factor: &Factor| match factor.transposed {
+        true => Expr::Transpose(Box::new(load(&factor.tensor))),
+        false => load(&factor.tensor),
+    };
+    let whole = adapter.whole.iter().map(|whole| AdapterChange {
+        target: whole.name.clone(),
+        change: Change::Replace(load(&whole.tensor)),
     });
-    let pairs = pairs.collect();
-    module.adapters.push(Adapter { path, pairs });
+    let pairs = adapter.pairs.iter().map(|pair| AdapterChange {
+        target: format!("{}.weight", pair.target),
+        change: Change::LowRank {
+            a: oriented(&pair.a),
+            b: oriented(&pair.b),
+            scale: pair.scale,
+            magnitude: pair.magnitude.as_ref().map(|m| vector(load(m))),
+        },
+    });
+    let changes = whole.chain(pairs).collect();
+    module.adapters.push(Adapter {
+        path,
+        architecture: adapter.base_model.clone().filter(|_| adapter.kind == AdapterKind::Gguf),
+        base_model: adapter.base_model,
+        keeps_tied: adapter.keeps_tied,
+        changes,
+    });
     Ok(())
+}
+
+/// A load of `[1, n]` as one of `[n]`.
+fn vector(mut load: Expr) -> Expr {
+    if let Expr::Load { shape, .. } = &mut load {
+        *shape = Shape(vec![shape.len()]);
+    }
+    load
 }

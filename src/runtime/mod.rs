@@ -9,13 +9,17 @@
 //! | [`weights`] | the tensors of a model, checked as they are taken |
 //! | [`program`] | lowering, fusion, and the memory a context takes |
 //! | [`backend`] | who executes a program: the CPU |
+//! | `rotation` | the angles of rotary positions |
 //! | [`kv`] | the shape of the KV cache |
 //! | [`sampler`] | chooses tokens, finds stop texts |
 //! | [`options`] | what PARAMETER says about a generation |
 //! | [`stored`], [`loaded`] | a model of the store, opened and ready to answer |
 //! | [`engine`] | [`Model`](engine::Model) and [`Session`](engine::Session) |
 //! | [`generate`] | the loop from prompt to tokens |
+//! | [`chunks`] | a text as it is cut to be measured |
+//! | [`importance`] | which columns of each matrix matter |
 //! | [`perplexity`] | how well a model predicts a text |
+//! | [`divergence`] | how far a model's predictions are from those of its source |
 
 pub mod loaded;
 pub mod stored;
@@ -24,12 +28,16 @@ pub mod sampler;
 pub mod batch;
 pub mod constrain;
 pub mod generate;
+pub mod divergence;
+pub mod importance;
 pub mod perplexity;
+pub mod chunks;
 pub mod engine;
 pub mod backend;
 pub mod program;
 mod fuse;
 mod lower;
+mod rotation;
 pub mod kv;
 pub mod weights;
 

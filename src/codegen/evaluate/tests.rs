@@ -119,3 +119,12 @@ fn a_low_rank_change_is_base_plus_scaled_product() {
     let expr = Expr::LowRank { base: Box::new(base), a: Box::new(a), b: Box::new(b), scale: 0.5 };
     assert_eq!(all(&expr, &files), [1.0, 11.0, 3.5, 18.0]);
 }
+
+#[test]
+fn a_norm_gives_each_row_its_length() {
+    let (files, _) = counting(1, 1);
+    let vector = |values: &[f32]| Expr::Const { values: values.into(), shape: Shape(vec![2]) };
+    let of = Expr::Const { values: [3.0, 4.0, 0.0, -2.0].as_slice().into(), shape: Shape(vec![2, 2]) };
+    let expr = Expr::WeightNorm { of: Box::new(of), magnitude: Box::new(vector(&[10.0, 0.5])) };
+    assert_eq!(all(&expr, &files), [6.0, 8.0, 0.0, -0.5]);
+}

@@ -230,6 +230,7 @@ fn source_type(expr: &Expr) -> TensorType {
         | Expr::HalveRope { of, .. }
         | Expr::Split { of, .. }
         | Expr::ScaleBlocks { of, .. }
+        | Expr::WeightNorm { of, .. }
         | Expr::Transpose(of) => source_type(of),
         Expr::Mxfp4 { .. } => TensorType::MXFP4,
         Expr::Stack(parts) => parts.first().map_or(TensorType::F32, source_type),
@@ -244,7 +245,11 @@ fn computes(expr: &Expr) -> bool {
         Expr::Load { .. } | Expr::Const { .. } | Expr::Mxfp4 { .. } | Expr::Encode { .. } => false,
         Expr::PermuteRope { of, .. } | Expr::HalveRope { of, .. } | Expr::Split { of, .. } => computes(of),
         Expr::Stack(parts) => parts.iter().any(computes),
-        Expr::Transpose(_) | Expr::Add(..) | Expr::LowRank { .. } | Expr::ScaleBlocks { .. } => true,
+        Expr::Transpose(_)
+        | Expr::Add(..)
+        | Expr::LowRank { .. }
+        | Expr::ScaleBlocks { .. }
+        | Expr::WeightNorm { .. } => true,
     }
 }
 

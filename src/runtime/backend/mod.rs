@@ -1,9 +1,14 @@
 //! Who executes a program.
 
 pub mod cpu;
+mod cpu_attention;
+mod cpu_experts;
 mod cpu_ops;
+mod observe;
 
-use crate::diagnostic::Result;
+pub use observe::Observer;
+
+use crate::diagnostic::{Diagnostic, Result};
 
 use super::kv::{PageId, Shift};
 use super::program::{Program, Room};
@@ -47,16 +52,31 @@ pub trait State: Send {
     /// operation that made it is named.
     fn step(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()>;
 
+    /// As [`State::step`], and `see` is told what each matrix is multiplied with. The program must not
+    /// be fused ([`Program::lower_observable`]).
+    ///
+    /// # Errors
+    /// As [`State::step`]; or the backend shows nothing.
+    fn step_observed(
+        &mut self,
+        _columns: &[Column],
+        _tables: &[&[PageId]],
+        _outputs: &[usize],
+        _see: &mut Observer<'_>,
+    ) -> Result<()> {
+        Err(Diagnostic::error("this device does not show what it multiplies").code("not-implemented").into())
+    }
+
     /// The logits of output `i` of the last step.
     ///
     /// # Panics
-    /// If the last step had no such output.
+    /// If the last step had no such output, or the model has no head.
     fn logits(&mut self, i: usize) -> &mut [f32];
 
-    /// The logits of every output of the last step, to be worked on at the same time.
+    /// The logits of every output of the last step, to be worked on at the same time; none without a head.
     fn all_logits(&mut self) -> Vec<&mut [f32]>;
 
-    /// What the last norm gave for output `i` of the last step, in float32: `[embedding_length]`.
+    /// The hidden state of output `i` of the last step, after the last norm, in float32: `[embedding_length]`.
     ///
     /// # Panics
     /// If the last step had no such output.
