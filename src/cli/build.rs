@@ -14,6 +14,8 @@ use crate::passes::quantize::{TensorTypeRule, mixture};
 use crate::passes::{Context, Options, package, plan};
 use crate::pipeline::limit::{self, Limit};
 use crate::pipeline::{self, Input, measure};
+use crate::prompt::Renderer;
+use crate::prompt::isolated::ChildCommand;
 use crate::store::{Name, Published, Store};
 use crate::world::{SystemWorld, World as _};
 
@@ -134,7 +136,8 @@ impl Build {
                     None => pipeline::publish(&module, &world, &store, &name, &progress)?,
                     Some(most) => {
                         let unquantized = Context::new(&world, Some(&store), directory, Options::default());
-                        let source = pipeline::compile(&recipe, &unquantized, &mut |_, _| ())?;
+                        let renderer = Renderer::in_children(ChildCommand::current()?);
+                        let source = pipeline::compile(&recipe, &unquantized, &renderer, &mut |_, _| ())?;
                         self.publish_within(most, &module, &source, &store, &name, &progress, global)?
                     }
                 };
@@ -157,7 +160,8 @@ impl Build {
                 text.push_str(&plan::print(pass, module));
             }
         };
-        let result = pipeline::compile(recipe, context, &mut observe);
+        let renderer = Renderer::in_children(ChildCommand::current()?);
+        let result = pipeline::compile(recipe, context, &renderer, &mut observe);
         let notes = context.take_notes();
         match result {
             Ok(module) => global.warn(&notes, self.deny_warnings).map(|()| module),

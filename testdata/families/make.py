@@ -19,8 +19,9 @@ import transformers  # noqa: E402
 
 from generator import conversion  # noqa: E402
 from generator.decoders import DECODERS  # noqa: E402
+from generator.encoders import ENCODERS  # noqa: E402
 
-ALL = DECODERS
+ALL = DECODERS | ENCODERS
 
 
 def main():

@@ -56,7 +56,7 @@ def draw_all(case, shapes, gain):
 
 def store(path, tensors, dtype, shards=1):
     """Safetensors in the layout of a published checkpoint: one file, or shards and their index."""
-    tensors = {n: t.to(DTYPES[dtype]).contiguous() for n, t in tensors.items()}
+    tensors = {n: (t.to(DTYPES[dtype]) if t.is_floating_point() else t).contiguous() for n, t in tensors.items()}
     if shards == 1:
         write_tensors(path / "model.safetensors", tensors)
         return
