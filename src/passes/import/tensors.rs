@@ -99,7 +99,7 @@ fn is_float32(tensor: &Tensor) -> bool {
 fn make(rule: &TensorRule, of: Expr, family: &Family, metadata: &Metadata) -> Expr {
     let of = match (rule.rows, family.heads(rule.rows, metadata)) {
         (Rows::AsTheyAre, _) | (_, None) => of,
-        (_, Some(heads)) => Expr::PermuteRope { of: Box::new(of), heads },
+        (_, Some(heads)) => Expr::permute_rope(of, heads),
     };
     match rule.make {
         Make::Same | Make::Stack => of,

@@ -1,169 +1,19 @@
-//! A pickle read as data: the few instructions that a state dict of tensors takes.
-//!
-//! A pickle is a program for a stack machine that may name any Python function and have it called.
-//! This machine calls nothing. A name that is not in [`GLOBALS`] ends it with an error, and so does
-//! an instruction that PyTorch does not write for tensors. It never recurses, makes at most one
-//! value for each instruction, and refers to values instead of copying them: its memory is bounded
-//! by the pickle's length, whatever the pickle refers to how often.
-//!
-//! Sources: Python's `pickletools` (what each instruction does); `torch/_utils.py` and
-//! `torch/serialization.py` (what is called, with which arguments).
+//! The machine: instructions in, one value out.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use mdl_kernels::TensorType;
 
+use super::super::with_conversion;
+use super::globals::Global;
+use super::{Id, PickledTensor, Value};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::formats::limits;
 use crate::formats::quote::quoted;
 
-/// A value on the machine: its number in [`Machine::values`].
-type Id = u32;
-
-/// One tensor of a state dict. Counts are in elements of `dtype`, and nothing is checked against
-/// the storage yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PickledTensor {
-    /// The storage's name: the file `data/KEY` of the archive.
-    pub storage: String,
-    /// Bytes of the storage.
-    pub storage_len: u64,
-    /// How the bytes encode values.
-    pub dtype: TensorType,
-    /// The first element, counted from the storage's start.
-    pub offset: u64,
-    /// Dimensions, outermost first.
-    pub shape: Vec<u64>,
-    /// Elements from one index of a dimension to the next.
-    pub strides: Vec<u64>,
-}
-
-/// What a pickle may name.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Global {
-    /// `collections.OrderedDict`
-    OrderedDict,
-    /// `torch.Size`: a tuple.
-    Size,
-    /// `_rebuild_tensor(storage, offset, size, stride)`; version 2 adds `requires_grad` and hooks.
-    RebuildTensor,
-    /// Version 3: the storage has no type, the last argument is it.
-    RebuildTyped,
-    /// `_rebuild_parameter(tensor, requires_grad, hooks)`: the tensor.
-    RebuildParameter,
-    /// A class of storages, by the type of its elements.
-    Storage(TensorType),
-    /// The class of storages that count bytes.
-    UntypedStorage,
-    /// A type of elements.
-    Dtype(TensorType),
-}
-
-/// Every name that a pickle may use; nothing is ever looked up or called.
-#[rustfmt::skip]
-const GLOBALS: &[(&str, &str, Global)] = {
-    use Global::*;
-    use TensorType::*;
-    &[
-        ("collections", "OrderedDict", OrderedDict),
-        ("torch", "Size", Size),
-        ("torch._utils", "_rebuild_tensor", RebuildTensor),
-        ("torch._utils", "_rebuild_tensor_v2", RebuildTensor),
-        ("torch._utils", "_rebuild_tensor_v3", RebuildTyped),
-        ("torch._utils", "_rebuild_parameter", RebuildParameter),
-        ("torch", "DoubleStorage", Storage(F64)),
-        ("torch", "FloatStorage", Storage(F32)),
-        ("torch", "HalfStorage", Storage(F16)),
-        ("torch", "BFloat16Storage", Storage(BF16)),
-        ("torch", "LongStorage", Storage(I64)),
-        ("torch", "IntStorage", Storage(I32)),
-        ("torch", "ShortStorage", Storage(I16)),
-        ("torch", "CharStorage", Storage(I8)),
-        ("torch", "ByteStorage", Storage(U8)),
-        ("torch", "BoolStorage", Storage(BOOL)),
-        ("torch", "UntypedStorage", UntypedStorage),
-        ("torch.storage", "UntypedStorage", UntypedStorage),
-        ("torch", "float64", Dtype(F64)),
-        ("torch", "float32", Dtype(F32)),
-        ("torch", "float16", Dtype(F16)),
-        ("torch", "bfloat16", Dtype(BF16)),
-        ("torch", "float8_e4m3fn", Dtype(F8_E4M3)),
-        ("torch", "float8_e5m2", Dtype(F8_E5M2)),
-        ("torch", "float8_e8m0fnu", Dtype(F8_E8M0)),
-        ("torch", "int64", Dtype(I64)),
-        ("torch", "int32", Dtype(I32)),
-        ("torch", "int16", Dtype(I16)),
-        ("torch", "int8", Dtype(I8)),
-        ("torch", "uint64", Dtype(U64)),
-        ("torch", "uint32", Dtype(U32)),
-        ("torch", "uint16", Dtype(U16)),
-        ("torch", "uint8", Dtype(U8)),
-        ("torch", "bool", Dtype(BOOL)),
-    ]
-};
-
-/// A value. A collection holds the numbers of other values.
-#[derive(Debug)]
-enum Value<'a> {
-    /// None, a float, bytes, a long integer: there, and of no use here.
-    Other,
-    Int(i64),
-    Text(&'a str),
-    Tuple(Box<[Id]>),
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    Global(Global),
-    Storage {
-        dtype: Option<TensorType>,
-        key: &'a str,
-        count: u64,
-    },
-    Tensor(Box<PickledTensor>),
-}
-
-impl Value<'_> {
-    fn kind(&self) -> &'static str {
-        match self {
-            Value::Other => "a value that is no tensor",
-            Value::Int(_) => "a number",
-            Value::Text(_) => "a text",
-            Value::Tuple(_) => "a tuple",
-            Value::List(_) => "a list",
-            Value::Dict(_) => "a dictionary",
-            Value::Global(_) => "a class or function",
-            Value::Storage { .. } => "a storage",
-            Value::Tensor(_) => "a tensor",
-        }
-    }
-}
-
-/// Reads a pickle that must be a dictionary from names to tensors. Entries that are single values,
-/// such as an epoch, are left out. `path` names the file in errors.
-///
-/// # Errors
-/// The pickle names or does what no state dict does, is damaged, or is no state dict.
-pub fn state_dict(path: &Path, bytes: &[u8]) -> Result<Vec<(String, PickledTensor)>> {
-    if bytes.len() as u64 > limits::PICKLE {
-        let message = format!("a pickle of {} bytes; at most {} are read", bytes.len(), limits::PICKLE);
-        return Err(Diagnostic::error(message).code("pickle-too-large").in_file(path, "").into());
-    }
-    let mut machine = Machine {
-        path,
-        bytes,
-        at: 0,
-        instruction: 0,
-        values: Vec::new(),
-        stack: Vec::new(),
-        marks: Vec::new(),
-        memo: HashMap::new(),
-        made: 0,
-    };
-    let top = machine.run()?;
-    machine.tensors(top)
-}
-
-struct Machine<'a> {
+/// A stack of values and what was remembered of it.
+pub(super) struct Machine<'a> {
     path: &'a Path,
     bytes: &'a [u8],
     /// The next byte.
@@ -180,6 +30,21 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
+    /// At the start of a pickle, which errors say is in the file `path`.
+    pub(super) fn new(path: &'a Path, bytes: &'a [u8]) -> Machine<'a> {
+        Machine {
+            path,
+            bytes,
+            at: 0,
+            instruction: 0,
+            values: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            made: 0,
+        }
+    }
+
     fn error(&self, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error(message)
             .code("bad-pickle")
@@ -188,7 +53,7 @@ impl<'a> Machine<'a> {
 
     /// The pickle is none that PyTorch writes for tensors: what to do about it.
     fn foreign(&self, message: impl Into<String>) -> Diagnostic {
-        super::with_conversion(self.error(message), self.path)
+        with_conversion(self.error(message), self.path)
     }
 
     fn take(&mut self, len: u64) -> Result<&'a [u8]> {
@@ -260,12 +125,14 @@ impl<'a> Machine<'a> {
         Ok(self.stack.split_off(mark))
     }
 
-    fn value(&self, id: Id) -> &Value<'a> {
+    /// The value with this number.
+    pub(super) fn value(&self, id: Id) -> &Value<'a> {
         // Every id is the index of a value that was pushed.
         &self.values[id as usize]
     }
 
-    fn run(&mut self) -> Result<Id> {
+    /// Runs to the end, and gives the value that is left.
+    pub(super) fn run(&mut self) -> Result<Id> {
         loop {
             self.instruction = self.at;
             match self.u8()? {
@@ -489,9 +356,8 @@ impl<'a> Machine<'a> {
     }
 
     fn global(&mut self, module: &str, name: &str) -> Result<()> {
-        let known = GLOBALS.iter().find(|(m, n, _)| (*m, *n) == (module, name));
-        match known {
-            Some((_, _, global)) => self.push(Value::Global(*global)),
+        match Global::named(module, name) {
+            Some(global) => self.push(Value::Global(global)),
             None => {
                 let full = quoted(&format!("{module}.{name}"));
                 let message = format!("the pickle names {full}, which is no part of a state dict");
@@ -604,56 +470,6 @@ impl<'a> Machine<'a> {
             }
             other => Err(self.error(format!("{} is no shape", other.kind())).into()),
         }
-    }
-
-    /// The tensors of the dictionary `top`.
-    fn tensors(&self, top: Id) -> Result<Vec<(String, PickledTensor)>> {
-        let whole = |message: String| {
-            super::with_conversion(
-                Diagnostic::error(message).code("no-state-dict").in_file(self.path, "data.pkl"),
-                self.path,
-            )
-        };
-        let Value::Dict(entries) = self.value(top) else {
-            let kind = self.value(top).kind();
-            return Err(whole(format!("the file holds {kind}, no state dict")).into());
-        };
-        // As in Python, a key set again keeps its place and gets the new value.
-        let mut places: HashMap<&str, usize> = HashMap::new();
-        let mut tensors: Vec<(String, PickledTensor)> = Vec::new();
-        for (key, value) in entries {
-            let Value::Text(name) = self.value(*key) else {
-                let kind = self.value(*key).kind();
-                return Err(whole(format!("a key of the state dict is {kind}")).into());
-            };
-            match self.value(*value) {
-                Value::Tensor(tensor) => {
-                    if name.is_empty() || name.len() > limits::SAFETENSORS_NAME {
-                        let most = limits::SAFETENSORS_NAME;
-                        return Err(whole(format!("a tensor's name has 1 to {most} bytes")).into());
-                    }
-                    if let Some(place) = places.get(name) {
-                        tensors[*place].1 = (**tensor).clone();
-                        continue;
-                    }
-                    if tensors.len() as u64 == limits::TENSORS {
-                        return Err(whole(format!("more than {} tensors", limits::TENSORS)).into());
-                    }
-                    places.insert(name, tensors.len());
-                    tensors.push(((*name).to_owned(), (**tensor).clone()));
-                }
-                // An epoch, a version: no weights.
-                Value::Other | Value::Int(_) | Value::Text(_) => {}
-                other => {
-                    let message = format!("{} holds {}, no tensor", quoted(name), other.kind());
-                    return Err(whole(message).into());
-                }
-            }
-        }
-        if tensors.is_empty() {
-            return Err(whole("the file holds no tensor".to_owned()).into());
-        }
-        Ok(tensors)
     }
 }
 
