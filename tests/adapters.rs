@@ -65,13 +65,13 @@ fn merged(case: &str, module: &Module) -> BTreeMap<String, Vec<f32>> {
         assert_eq!(view.dtype(), safetensors::Dtype::F32);
         let values: Vec<f32> =
             view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-        let (rule, block) = family.by_checkpoint_name(&name).unwrap();
+        let (rule, numbers) = family.by_checkpoint_name(&name).unwrap();
         let cols = if view.shape().len() == 2 { view.shape()[1] } else { 1 };
         let values = match rule.rows {
             Rows::AsTheyAre => values,
             rows => interleaved(&values, family.heads(rows, &module.metadata).unwrap() as usize, cols),
         };
-        (fill_pattern(rule.gguf, block), values)
+        (fill_pattern(rule.gguf, numbers.block), values)
     };
     tensors.tensors().into_iter().map(by_gguf_name).collect()
 }

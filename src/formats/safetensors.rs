@@ -229,7 +229,14 @@ fn check(
                 .code("unsupported-dtype")
                 .help("take the checkpoint in BF16, F16 or F32")
         })?;
-        tensors.push(TensorInfo { name, shape, dtype, offset: data_offset + from, len: bytes });
+        tensors.push(TensorInfo {
+            name,
+            shape,
+            dtype,
+            offset: data_offset + from,
+            len: bytes,
+            transposed: false,
+        });
         end = to;
     }
     if end != data_len {

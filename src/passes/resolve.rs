@@ -25,6 +25,8 @@ const TEXTS: &[(&str, u64)] = &[
     ("special_tokens_map.json", 1 << 20),
     ("added_tokens.json", 32 << 20),
     ("chat_template.jinja", 1 << 20),
+    ("modules.json", 1 << 20),
+    ("1_Pooling/config.json", 1 << 20),
 ];
 
 /// Runs the pass.
@@ -88,7 +90,7 @@ fn resolve_from(module: &mut Module, from: &Spanned<String>, context: &Context<'
     let path = path::expand(context.world, &context.directory, &from.value)?;
     match context.world.kind(&path) {
         Some(EntryKind::Directory) => match Weights::find(context.world, &path)? {
-            Weights::Safetensors(_) => load_checkpoint(module, &path, context),
+            Weights::Safetensors(_) | Weights::Torch(_) => load_checkpoint(module, &path, context),
             Weights::Gguf(files) => load_gguf(module, &only_model(&path, files)?, context.world),
         },
         Some(EntryKind::File) if path.extension().is_some_and(|e| e == "safetensors") => {

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use crate::diagnostic::{Diagnostic, Errors, Result};
-use crate::families::{self, Family, Presence, TensorRule, fill_pattern};
+use crate::families::{self, Dim, Family, TensorRule, fill_pattern};
 use crate::ir::{Expr, Module, Shape, Tensor};
 
 /// The most problems that are reported at once.
@@ -67,7 +67,8 @@ fn missing(family: &Family, module: &Module) -> Vec<Diagnostic> {
     let names: HashSet<&str> = module.tensors.iter().map(|t| t.name.as_str()).collect();
     let blocks = module.metadata.u64(&format!("{}.block_count", family.architecture)).unwrap_or(0);
     let mut problems = Vec::new();
-    for rule in family.tensors.iter().filter(|r| r.presence == Presence::Required) {
+    let experts = family.has_experts(&module.metadata);
+    for rule in family.rules().filter(|r| r.is_required(experts)) {
         let wanted = if rule.is_per_block() { blocks } else { 1 };
         // A file that claims a billion blocks is named once, not a billion times.
         let absent = (0..wanted)
@@ -96,7 +97,16 @@ fn missing(family: &Family, module: &Module) -> Vec<Diagnostic> {
 
 fn misshapen(tensor: &Tensor, rule: &TensorRule, family: &Family, module: &Module) -> Option<Diagnostic> {
     let shape = tensor.shape();
-    let wanted: Option<Vec<u64>> = rule.shape.iter().map(|d| family.dim(*d, &module.metadata)).collect();
+    let wanted: Option<Vec<u64>> = rule
+        .shape
+        .iter()
+        .enumerate()
+        .map(|(i, d)| match d {
+            // The runtime asks that it fits the tensor beside it.
+            Dim::Any => shape.0.get(i).copied(),
+            d => family.dim(*d, &module.metadata),
+        })
+        .collect();
     let wanted = Shape(wanted?);
     (shape != wanted).then(|| {
         Diagnostic::error(format!(

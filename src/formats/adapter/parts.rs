@@ -143,7 +143,7 @@ pub(super) fn read(files: &[CheckpointFile], config: &AdapterConfig) -> Result<R
     let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
     let mut whole: BTreeMap<String, WholeTensor> = BTreeMap::new();
     for (file, tensor) in
-        files.iter().enumerate().flat_map(|(i, f)| f.header.tensors.iter().map(move |tensor| (i, tensor)))
+        files.iter().enumerate().flat_map(|(i, f)| f.tensors.iter().map(move |tensor| (i, tensor)))
     {
         let found = TensorRef { file, tensor: tensor.clone() };
         let wrong = |message: String| wrong(&files[file].path, &found, message);

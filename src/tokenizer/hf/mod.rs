@@ -15,8 +15,8 @@ use pipeline::Pipeline;
 
 use super::bpe::Bpe;
 use super::byte_level;
-use super::special::Special;
-use super::vocabulary::{BadToken, TokenType, Vocabulary, shown};
+use super::special::{Special, Strip};
+use super::vocabulary::{Alphabet, BadToken, TokenType, Vocabulary, shown};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::Metadata;
 
@@ -70,8 +70,8 @@ pub fn import(files: &HfTokenizerFiles<'_>) -> Result<Metadata> {
         let place = entries.get(e.index).map_or_else(String::new, |entry| entry.place());
         files.error(TOKENIZER_JSON, place, e.reason)
     };
-    let vocabulary = Vocabulary::new(&tokens, types).map_err(at_token)?;
-    Special::new(&vocabulary).map_err(at_token)?;
+    let vocabulary = Vocabulary::new(&tokens, types, Alphabet::ByteLevel).map_err(at_token)?;
+    Special::new(&vocabulary, &Strip::default()).map_err(at_token)?;
     check_unknown(files, &json, &vocabulary)?;
 
     let mut merges = Vec::with_capacity(json.model.merges.len());

@@ -1,0 +1,78 @@
+//! Gemma: norms that multiply by one more than their weight, embeddings that are scaled, GELU.
+//!
+//! Source: Gemma Team 2024 (arXiv 2403.08295) and its reference code. The head is the embedding; GGUF's norms have the
+//! one added.
+
+use super::hparams::{Defaults, Hparams, RMS};
+use super::read::Reader;
+use super::rope_config::RopeConfig;
+use super::rules::{ATTENTION, FEED_FORWARD, FREQUENCIES, MODEL, PRE_NORMS};
+use super::spec::{Activation, DecoderSpec};
+use super::{Family, Imported, Make, TensorRule};
+use crate::diagnostic::Result;
+use crate::formats::hf_config::Config;
+use crate::ir::Metadata;
+
+/// The family.
+pub(super) const GEMMA: Family = Family {
+    architecture: "gemma",
+    checkpoints: &["GemmaForCausalLM"],
+    tensors: &[TIED, NORMS, ATTENTION, FEED_FORWARD],
+    ignored: &[FREQUENCIES, "lm_head.weight"],
+    derived: &[],
+    import,
+    spec,
+};
+
+/// Embeddings and the final norm.
+pub(super) const TIED: &[TensorRule] = &[MODEL[0], MODEL[1].make(Make::PlusOne)];
+
+const NORMS: &[TensorRule] = &[PRE_NORMS[0].make(Make::PlusOne), PRE_NORMS[1].make(Make::PlusOne)];
+
+/// Tokens that CodeGemma fills a gap with, and the end of a turn: the same numbers in every vocabulary of the family.
+const TOKENS: [(&str, u32); 5] = [
+    ("tokenizer.ggml.prefix_token_id", 67),
+    ("tokenizer.ggml.suffix_token_id", 69),
+    ("tokenizer.ggml.middle_token_id", 68),
+    ("tokenizer.ggml.fsep_token_id", 70),
+    ("tokenizer.ggml.eot_token_id", 107),
+];
+
+fn import(config: &Config) -> Result<Imported> {
+    let defaults = Defaults { head_dim: Some(256), ..Defaults::default() };
+    let mut hparams = Hparams::read("gemma", config, &RMS, defaults)?;
+    // An old name says `gelu`; the models were trained with its approximation.
+    hparams.activation(&["gelu_pytorch_tanh", "gelu", "gelu_new"])?;
+    hparams.ignore(&["attention_bias", "use_bidirectional_attention"]);
+    plain_rope(config)?;
+    for (key, id) in TOKENS {
+        hparams.set_global(key, id);
+    }
+    Ok(hparams.finish_tied())
+}
+
+/// Fails unless positions are as the architecture has them, which GGUF does not say.
+///
+/// # Errors
+/// They are stretched, or have another base.
+pub(super) fn plain_rope(config: &Config) -> Result<()> {
+    let rope = RopeConfig::read(config)?;
+    if rope.kind()? != "default" || rope.theta.is_some_and(|theta| theta != 10_000.0) {
+        return Err(config
+            .error("rope_parameters", "this family has plain positions with a base of 10000")
+            .into());
+    }
+    Ok(())
+}
+
+/// What all Gemmas have in common.
+pub(super) fn gemma(spec: &mut DecoderSpec) {
+    spec.embedding_scale = (spec.embedding_length as f32).sqrt();
+    spec.feed_forward.activation = Activation::GeluTanh;
+}
+
+fn spec(metadata: &Metadata, has: &dyn Fn(&str) -> bool) -> Result<DecoderSpec> {
+    let mut spec = Reader::new("gemma", metadata, has).spec()?;
+    gemma(&mut spec);
+    Ok(spec)
+}

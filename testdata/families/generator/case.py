@@ -1,0 +1,58 @@
+"""How one case is written."""
+
+import dataclasses
+
+import transformers
+
+from . import checkpoint, text, vocabulary
+
+NORM = {"norm": 1.0, "final": 1.0, "embedding": 0.3, "head": 0.3, "matrix": 1.5}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Case:
+    """A decoder: a folder as it is published, and `reference.json`."""
+
+    cls: str
+    config: dict
+    text: object
+    pre: str = "default"
+    dtype: str = "bf16"
+    shards: int = 1
+    gain: dict = dataclasses.field(default_factory=lambda: NORM)
+    first: tuple = ()
+    prompts: dict = dataclasses.field(default_factory=lambda: {"prompt": 64})
+    generation: dict = dataclasses.field(default_factory=dict)
+    converter: tuple = ()
+    name: str = ""
+
+    def tensors(self, folder):
+        """The checkpoint's tensors, drawn for the names and shapes that the library itself would save."""
+        configuration = transformers.AutoConfig.from_pretrained(folder)
+        model = getattr(transformers, self.cls)(configuration)
+        return checkpoint.draw_all(self.name, checkpoint.saved_shapes(model), self.gain)
+
+    def write_text(self, folder):
+        files = self.text()
+        for file, content in files.items():
+            if isinstance(content, bytes):
+                (folder / file).write_bytes(content)
+            else:
+                checkpoint.write_json(folder / file, content)
+        checkpoint.write_json(folder / "tokenizer-cases.json", vocabulary.cases(folder))
+        return files
+
+    def write(self, folder):
+        files = self.write_text(folder)
+        kind = {"torch_dtype" if "rope_theta" in str(self.config) else "dtype": {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}[self.dtype]}
+        checkpoint.write_json(folder / "config.json", {"architectures": [self.cls]} | dict(sorted((self.config | kind).items())))
+        if self.generation:
+            checkpoint.write_json(folder / "generation_config.json", self.generation)
+        checkpoint.store(folder, self.tensors(folder), self.dtype, self.shards)
+        model = checkpoint.load(folder, self.cls)
+        self.write_reference(folder, model, files)
+
+    def write_reference(self, folder, model, files):
+        runs = {key: checkpoint.generate(model, f"{self.name}/{key}", n, self.first, text.ordinary(files)) for key, n in self.prompts.items()}
+        main = runs.pop("prompt")
+        checkpoint.write_json(folder / "reference.json", {"arithmetic": "float32, from the stored values"} | main | runs)
