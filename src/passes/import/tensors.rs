@@ -96,7 +96,7 @@ fn is_float32(tensor: &Tensor) -> bool {
 }
 
 /// The tensor that a rule makes.
-fn make(rule: &TensorRule, of: Expr, family: &Family, metadata: &Metadata) -> Expr {
+pub(in crate::passes) fn make(rule: &TensorRule, of: Expr, family: &Family, metadata: &Metadata) -> Expr {
     let of = match (rule.rows, family.heads(rule.rows, metadata)) {
         (Rows::AsTheyAre, _) | (_, None) => of,
         (_, Some(heads)) => Expr::permute_rope(of, heads),
