@@ -13,7 +13,7 @@ use super::chat::{ChatRequest, SpecialTokens, Template};
 use super::isolated::Renderer;
 use super::known::{self, Known};
 use super::limits::Limits;
-use super::standard::{self, Conversation};
+use super::standard::{self, Conversation, REFUSES};
 
 /// What templates are tried with.
 pub struct Trial<'a> {
@@ -50,9 +50,6 @@ pub struct Difference {
     /// How the second goes on.
     pub second: String,
 }
-
-/// Codes of errors with which a chat template refuses a conversation, or fails on it.
-const REFUSES: [&str; 2] = ["template-raised", "template-execution"];
 
 impl Trial<'_> {
     fn render(&self, template: &Template, conversation: &Conversation, now: DateTime) -> Result<String> {
