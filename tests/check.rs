@@ -101,3 +101,36 @@ fn a_template_is_rendered() {
     }
     place.snapshot("check_render");
 }
+
+/// A chat template that no budget of the engine stops ends with its process: a build says so and goes on.
+#[test]
+fn a_build_does_not_hang_on_a_chat_template() {
+    let storyteller = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/storyteller");
+    let doubled = "{% set a = [a, a] %}{% set b = [b, b] %}".repeat(40);
+    let endless = format!("{{% set a = [1] %}}{{% set b = [1] %}}{doubled}{{{{ a == b }}}}");
+    let itself = "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns ~ '' }}";
+    for hostile in [endless.as_str(), itself] {
+        let place = Place::new(&[
+            ("Modelfile", "FROM .\nTEMPLATE {{ .System }} {{ .Prompt }}\n"),
+            ("chat_template.jinja", hostile),
+        ]);
+        for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(storyteller.join(name), place.directory.path().join(name)).unwrap();
+        }
+        let started = std::time::Instant::now();
+        let mut command = Command::cargo_bin("mdl").unwrap();
+        command.current_dir(place.directory.path()).args([
+            "--store",
+            "store",
+            "build",
+            "--dry-run",
+            "-t",
+            "m",
+        ]);
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("chat template cannot be compared with TEMPLATE"), "{said}");
+        assert!(started.elapsed().as_secs() < 30);
+    }
+}
