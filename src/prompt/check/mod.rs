@@ -8,9 +8,10 @@ mod walk;
 
 use std::sync::Arc;
 
-use crate::diagnostic::{Diagnostic, Location, Source, Span};
+use crate::diagnostic::{Diagnostic, Location, Severity, Source, Span};
 
 use super::gotemplate::Template;
+use super::known;
 use super::limits::Limits;
 use super::thread::on_own_stack;
 
@@ -30,8 +31,35 @@ pub fn check(text: &str, place: Option<&Span>, limits: Limits) -> Vec<Diagnostic
             Ok(found)
         })
     });
-    let found = found.unwrap_or_else(|errors| errors.0);
+    let mut found = found.unwrap_or_else(|errors| errors.0);
+    if let Some(diagnostic) = jinja(text, &mut found) {
+        found.insert(0, diagnostic);
+    }
     found.into_iter().map(|d| moved(d, text, place)).collect()
+}
+
+/// Says of a template in Jinja that it is one: to the errors that it has as a Go template, else as a warning.
+fn jinja(text: &str, found: &mut [Diagnostic]) -> Option<Diagnostic> {
+    let statement = |rest: &str| {
+        let word = rest.trim_start_matches('-').trim_start();
+        ["for ", "if ", "set ", "macro "].iter().any(|keyword| word.starts_with(keyword))
+    };
+    let at = text.match_indices("{%").map(|(at, _)| at).find(|at| statement(&text[at + 2..]))?;
+    const LANGUAGE: &str = "`{% %}` is Jinja; a TEMPLATE is in Go's template language";
+    let help = match known::nearest(text) {
+        Some(known) => format!("in Go it is:\n{}", known.go),
+        None => {
+            "leave TEMPLATE out where the model has this chat template itself: then it is used".to_owned()
+        }
+    };
+    if let Some(first) = found.first_mut().filter(|d| d.severity == Severity::Error) {
+        first.help.extend([LANGUAGE.to_owned(), help]);
+        return None;
+    }
+    let source = Arc::new(Source { name: "TEMPLATE".to_owned(), text: text.to_owned() });
+    let span = Span { source, range: at..at + 2 };
+    let warning = Diagnostic::warning("this is text to a TEMPLATE, and the model reads it as it stands");
+    Some(warning.code("template-language").at(&span).help(LANGUAGE).help(help))
 }
 
 fn start(diagnostic: &Diagnostic) -> usize {
@@ -91,6 +119,10 @@ mod tests {
             "{{ if .Suffix }}{{ .Suffix }}{{ else if $s := .System }}{{ $s.Foo }}{{ else }}{{ $s }}{{ end }}",
             "{{ trim .System }}",
             "{{ if .System }}",
+            "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+            "{%- if true %}x{% endif %}{{ .Prompt }}",
+            super::super::known::KNOWN[2].jinja[0],
+            "100 {% sure",
         ] {
             report.push_str(&shown(text));
         }
