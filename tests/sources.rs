@@ -56,7 +56,12 @@ impl Directory {
         let context = Context::new(&self.0, None, PathBuf::from("/m"), options);
         let checked =
             modelfile::check(&self.0, Path::new("/m"), "Modelfile", format!("FROM {from}\n").as_bytes());
-        let module = pipeline::compile(&checked.recipe, &context, &mut |_, _| {})?;
+        let module = pipeline::compile(
+            &checked.recipe,
+            &context,
+            &mdl::prompt::Renderer::in_process(),
+            &mut |_, _| {},
+        )?;
         assert_eq!(context.take_notes(), []);
         let mut out = Vec::new();
         codegen::write_weights(&module, &mut out, Path::new("out.gguf"), &())?;
