@@ -24,6 +24,12 @@ const TEXTS: &[(&str, u64)] = &[
     ("tokenizer_config.json", 32 << 20),
     ("special_tokens_map.json", 1 << 20),
     ("added_tokens.json", 32 << 20),
+    ("tokenizer.model", 64 << 20),
+    ("sentencepiece.bpe.model", 64 << 20),
+    ("spiece.model", 64 << 20),
+    ("vocab.json", 64 << 20),
+    ("merges.txt", 64 << 20),
+    ("vocab.txt", 64 << 20),
     ("chat_template.jinja", 1 << 20),
 ];
 
