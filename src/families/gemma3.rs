@@ -22,6 +22,7 @@ pub(super) const GEMMA3: Family = Family {
     tensors: &[CUT, NORMS, QK_NORMS, ATTENTION, FEED_FORWARD],
     ignored: &[FREQUENCIES, "lm_head.weight", "vision_tower.*", "multi_modal_projector.*"],
     derived: &[],
+    pre_tokenizer: None,
     import,
     spec,
 };
@@ -33,6 +34,7 @@ pub(super) const EMBEDDING_GEMMA: Family = Family {
     tensors: &[CUT, NORMS, QK_NORMS, ATTENTION, FEED_FORWARD, PROJECTIONS],
     ignored: &[FREQUENCIES, "lm_head.weight"],
     derived: &[],
+    pre_tokenizer: None,
     import: import_embedding,
     spec: embedding_spec,
 };

@@ -24,6 +24,7 @@ pub(super) const LLAMA: Family = Family {
     tensors: &[MODEL, PRE_NORMS, INTERLEAVED_ATTENTION, DENSE, FEED_FORWARD_BIASES, EXPERTS],
     ignored: &[FREQUENCIES],
     derived: &["rope_freqs.weight"],
+    pre_tokenizer: None,
     import,
     spec,
 };
