@@ -14,6 +14,7 @@ use mdl::formats::safetensors::Safetensors;
 use mdl::ir::{FileId, Metadata, Module, SourceFile, Tensor};
 use mdl::passes::quantize::mixture::PRESETS;
 use mdl::passes::{Context, Options, dequantize};
+use mdl::prompt::Renderer;
 use mdl::world::MemoryWorld;
 use mdl::{modelfile, pipeline};
 
@@ -56,12 +57,7 @@ impl Directory {
         let context = Context::new(&self.0, None, PathBuf::from("/m"), options);
         let checked =
             modelfile::check(&self.0, Path::new("/m"), "Modelfile", format!("FROM {from}\n").as_bytes());
-        let module = pipeline::compile(
-            &checked.recipe,
-            &context,
-            &mdl::prompt::Renderer::in_process(),
-            &mut |_, _| {},
-        )?;
+        let module = pipeline::compile(&checked.recipe, &context, &Renderer::in_process(), &mut |_, _| {})?;
         assert_eq!(context.take_notes(), []);
         let mut out = Vec::new();
         codegen::write_weights(&module, &mut out, Path::new("out.gguf"), &())?;
@@ -103,6 +99,28 @@ fn the_layout_of_mistral_and_meta_is_the_plain_model() {
                 "{name}"
             );
         }
+    }
+}
+
+/// Mistral's own settings make a configuration: only the key-values that it words otherwise differ.
+#[test]
+fn the_settings_of_mistral_are_a_configuration() {
+    let names = [
+        ("consolidated.safetensors", "mistral/consolidated.safetensors"),
+        ("params.json", "mistral/params.json"),
+    ];
+    let built: Arc<[u8]> = Directory::of(&names).build(None).unwrap().into();
+    let expected: Arc<[u8]> = plain().build(None).unwrap().into();
+    let [ours, theirs] = [&built, &expected].map(|file| Gguf::read(Path::new("m.gguf"), file).unwrap());
+    assert_eq!(ours.tensors.len(), theirs.tensors.len());
+    for (a, b) in ours.tensors.iter().zip(&theirs.tensors) {
+        assert_eq!((&a.name, &a.shape, a.dtype), (&b.name, &b.shape, b.dtype));
+        assert!(
+            built[a.offset as usize..][..a.len as usize] == expected[b.offset as usize..][..b.len as usize]
+        );
+    }
+    for (key, value) in theirs.metadata.iter().filter(|(key, _)| key.starts_with("llama.")) {
+        assert_eq!(ours.metadata.get(key), Some(value), "{key}");
     }
 }
 

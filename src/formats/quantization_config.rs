@@ -49,6 +49,37 @@ const REFUSED: &[(&str, &str)] = &[
     ("vptq", "VPTQ, codebooks"),
 ];
 
+/// Endings of the names of tensors that only such formats have, and the format: a configuration may
+/// be silent.
+const MARKS: &[(&str, &str)] = &[
+    (".qweight", "GPTQ or AWQ"),
+    (".q_weight", "EXL2"),
+    (".trellis", "EXL3"),
+    (".weight_packed", "compressed-tensors' packed integers"),
+    (".weight_scale_2", "NVFP4"),
+    (".weight.absmax", "bitsandbytes"),
+    (".weight.quant_map", "bitsandbytes"),
+    (".SCB", "bitsandbytes"),
+    (".W_q", "HQQ"),
+    (".codebooks", "AQLM"),
+    (".biases", "MLX"),
+];
+
+/// Refuses a checkpoint by the names of its tensors, where its configuration has not said it.
+///
+/// # Errors
+/// A tensor has a name that only a quantized format has.
+pub fn refuse_marked<'a>(names: impl Iterator<Item = &'a str>) -> Result<()> {
+    for name in names {
+        if let Some((_, what)) = MARKS.iter().find(|(ending, _)| name.ends_with(ending)) {
+            let message =
+                format!("the weights are quantized already, as {what}, which is not read: {}", quoted(name));
+            return Err(original(Diagnostic::error(message)).into());
+        }
+    }
+    Ok(())
+}
+
 /// What `config.json` says of its weights' quantization. `text` is the file's; `path` names it in
 /// errors.
 ///
@@ -198,6 +229,14 @@ mod tests {
         assert_eq!(section(group), fp8(None));
         let nested = r#"{"text_config": {"quantization_config": {"quant_method": "fp8"}}}"#;
         assert_eq!(of(nested).unwrap(), fp8(None));
+    }
+
+    #[test]
+    fn names_tell_what_a_configuration_does_not() {
+        let plain = ["model.norm.weight", "model.layers.0.mlp.gate_proj.weight_scale", "x.bias"];
+        assert!(refuse_marked(plain.into_iter()).is_ok());
+        let errors = refuse_marked(["model.norm.weight", "a.qweight"].into_iter()).unwrap_err();
+        assert!(errors.to_string().contains("GPTQ or AWQ"), "{errors}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 use mdl_kernels::TensorType;
 
 use crate::diagnostic::{Diagnostic, Errors, Result};
-use crate::formats::quantization_config::Quantization;
+use crate::formats::quantization_config::{self, Quantization};
 use crate::ir::{Expr, Shape, Tensor};
 
 /// Endings of the names of scales, after the name of the weight.
@@ -36,8 +36,10 @@ const ACTIVATIONS: &[&str] = &[
 /// Puts weights and scales together.
 ///
 /// # Errors
-/// A weight is FP8 and its scales are missing, or they do not fit it.
+/// A weight is FP8 and its scales are missing, or they do not fit it; or the weights are quantized
+/// in a way that is not read.
 pub fn run(tensors: Vec<Tensor>, quantization: Quantization) -> Result<Vec<Tensor>> {
+    quantization_config::refuse_marked(tensors.iter().map(|t| t.name.as_str()))?;
     let places: HashMap<&str, usize> =
         tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
     let mut used: HashSet<usize> = HashSet::new();

@@ -1,5 +1,7 @@
 //! Rows of expressions, whole and in chunks.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::ir::FileId;
 
@@ -83,6 +85,37 @@ fn blocks_are_scaled_up_to_the_edges_and_expert_by_expert() {
         })
         .collect();
     assert_eq!(all(&expr, &files), expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever the blocks, and whatever moves the rows afterwards: each value times its scale.
+    #[test]
+    fn every_value_has_the_scale_of_its_block(
+        (rows, cols) in (1..12u64, 1..12u64),
+        (tall, wide) in (1..14u64, 1..14u64),
+        start in 0..12u64,
+    ) {
+        let (files, load) = counting(rows, cols);
+        let [down, across] = [rows.div_ceil(tall), cols.div_ceil(wide)];
+        let factors: Vec<f32> = (0..down * across).map(|i| 0.1 + i as f32).collect();
+        let scales = Expr::Const { values: factors.as_slice().into(), shape: Shape(vec![down, across]) };
+        let expr = Expr::ScaleBlocks { of: Box::new(load), scales: Box::new(scales), block: [tall, wide] };
+        let value = |row: u64, col: u64| {
+            (row * cols + col) as f32 * factors[(row / tall * across + col / wide) as usize]
+        };
+        let of_rows = |rows: std::ops::Range<u64>| -> Vec<f32> {
+            rows.flat_map(|row| (0..cols).map(move |col| (row, col))).map(|(row, col)| value(row, col)).collect()
+        };
+        prop_assert_eq!(all(&expr, &files), of_rows(0..rows));
+        let start = start % rows;
+        let split = Expr::Split { of: Box::new(expr), start, rows: rows - start };
+        prop_assert_eq!(all(&split, &files), of_rows(start..rows));
+        let evaluator = Evaluator::new(&split, &files).unwrap();
+        let bytes: Vec<u8> = of_rows(start..rows).iter().flat_map(|v| v.to_le_bytes()).collect();
+        prop_assert_eq!(evaluator.bytes(0..rows - start).unwrap(), bytes);
+    }
 }
 
 #[test]
