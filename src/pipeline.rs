@@ -7,7 +7,7 @@ use crate::codegen::{self, Progress};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::Module;
 use crate::modelfile::{self, Checked, Recipe};
-use crate::passes::{Context, fuse, import, package, quantize, resolve, verify};
+use crate::passes::{Context, fuse, import, package, quantize, resolve, unfused, verify};
 use crate::store::{Layer, Name, Published, Store};
 use crate::world::{self, EntryKind, World};
 
@@ -85,6 +85,7 @@ pub fn publish(
     let package = package::pack(module)?;
     let writer = store.writer()?;
     let mut layers = vec![codegen::weights_layer(module, world, &writer, progress)?];
+    layers.extend(codegen::adapter_layers(module, &unfused::files(module), world, &writer, progress)?);
     progress.pass("publishing");
     for layer in &package.layers {
         let blob = writer.put(&layer.bytes)?;
