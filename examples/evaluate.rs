@@ -1,7 +1,6 @@
-//! Looks at a GGUF model from outside: perplexity, logits, greedy tokens, token ids.
+//! Looks at a GGUF model from outside: logits, greedy tokens, token ids, speed.
 //!
 //! ```text
-//! evaluate perplexity MODEL TEXT [CONTEXT]     llama-perplexity's rule; context 512
 //! evaluate logits     MODEL IDS OUT            float32 [tokens, vocabulary], row i after token i
 //! evaluate greedy     MODEL N IDS              N ids; an end-of-generation token does not end it
 //! evaluate tokenize   MODEL TEXT               ids of the text, with BOS where the model wants it
@@ -20,7 +19,6 @@ use mdl::passes::resolve;
 use mdl::runtime::engine::{Session, SessionOptions};
 use mdl::runtime::generate::{Greedy, Sampler as _};
 use mdl::runtime::loaded::Loaded;
-use mdl::runtime::perplexity::perplexity;
 use mdl::tokenizer::EncodeOptions;
 use mdl::world::SystemWorld;
 
@@ -28,10 +26,6 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
-        ["perplexity", model, text] => run_perplexity(model, text, 512),
-        ["perplexity", model, text, context] => {
-            number(context).and_then(|context| run_perplexity(model, text, context))
-        }
         ["logits", model, ids, out] => logits(model, ids, out),
         ["greedy", model, n, ids] => number(n).and_then(|n| greedy(model, n, ids)),
         ["tokenize", model, text] => tokenize(model, text),
@@ -70,17 +64,6 @@ fn number(text: &str) -> Result<usize> {
 fn ids(path: &str) -> Result<Vec<u32>> {
     let parse = |word: &str| word.parse().map_err(|_| Diagnostic::error(format!("`{word}` is no id")).into());
     read(path)?.split_whitespace().map(parse).collect()
-}
-
-fn run_perplexity(model: &str, text: &str, context: usize) -> Result<()> {
-    let loaded = open(model)?;
-    let options = EncodeOptions { add_special: true, parse_special: false };
-    let tokens = loaded.tokenizer.encode(&read(text)?, options);
-    let bos = loaded.tokenizer.adds_bos().then(|| loaded.tokenizer.bos()).flatten();
-    let mut session = session(&loaded, context, 64.min(context))?;
-    let score = perplexity(&mut session, &tokens, bos, context, |_, _, _| Ok(()))?;
-    println!("{:.4} +/- {:.4}", score.value(), score.value_error());
-    Ok(())
 }
 
 fn logits(model: &str, path: &str, out: &str) -> Result<()> {

@@ -1,15 +1,26 @@
-//! Every pass in order, with the verifier between them, on one screen.
+//! Every pass in order, with the verifier between them, on one screen; and what is done with whole
+//! models beside compiling them.
 
-use std::io::Write as _;
+pub mod diff;
+pub mod importance;
+pub mod limit;
+pub mod measure;
+pub mod models;
+mod templates;
+
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::codegen::{self, Progress};
-use crate::diagnostic::{Diagnostic, Result};
+use crate::diagnostic::{Diagnostic, Location, Result};
 use crate::ir::Module;
 use crate::modelfile::{self, Checked, Recipe};
 use crate::passes::{Context, fuse, import, package, quantize, resolve, unfused, verify};
+use crate::prompt::{self, Limits, Renderer};
 use crate::store::{Layer, Name, Published, Store};
 use crate::world::{self, EntryKind, World};
+
+pub use templates::{is_template, read_template, template};
 
 /// A Modelfile that was read and checked, and the directory its paths start from.
 pub struct Input {
@@ -38,24 +49,34 @@ pub fn read(world: &dyn World, path: &Path) -> Result<Input> {
     } else {
         world::read_file(world, &file, modelfile::MAX_BYTES as u64)?
     };
-    let checked = modelfile::check(world, &directory, &file.display().to_string(), &bytes);
+    let mut checked = modelfile::check(world, &directory, &file.display().to_string(), &bytes);
+    let place = checked.recipe.spans.template.as_ref();
+    if let Some(text) = checked.recipe.prompt.template.as_deref().filter(|t| !t.is_empty()) {
+        checked.diagnostics.extend(prompt::check::check(text, place, Limits::DEFAULT));
+        checked.diagnostics.sort_by_key(|d| match &d.location {
+            Some(Location::Text(span)) => span.range.start,
+            _ => usize::MAX,
+        });
+    }
     Ok(Input { path: file, directory, checked })
 }
 
-/// Plans a build: no weight is read. `observe` sees the module after each pass.
+/// Plans a build: no weight is read. `renderer` tries the templates; `observe` sees the module after each pass.
 ///
 /// # Errors
 /// What the passes and the verifier report.
 pub fn compile(
     recipe: &Recipe,
     context: &Context<'_>,
+    renderer: &Renderer,
     observe: &mut dyn FnMut(&'static str, &Module),
 ) -> Result<Module> {
     let module = resolve::run(recipe, context)?;
     verify::structure(&module)?;
     observe("resolve", &module);
 
-    let module = import::run(module, context)?;
+    let mut module = import::run(module, context)?;
+    templates::try_templates(&mut module, recipe, context, renderer)?;
     verify::structure(&module)?;
     verify::family(&module)?;
     observe("import", &module);
@@ -104,6 +125,14 @@ pub fn publish(
 /// # Errors
 /// The weights cannot be read or encoded, or the file cannot be written.
 pub fn write_gguf(module: &Module, path: &Path, progress: &dyn Progress) -> Result<u64> {
+    write_file(path, |out| codegen::write_weights(module, out, path, progress))
+}
+
+/// Writes a file that is there whole or not at all: what it was before stays until `write` is done.
+///
+/// # Errors
+/// The file cannot be written, or those of `write`.
+pub fn write_file<T>(path: &Path, write: impl FnOnce(&mut (dyn Write + Send)) -> Result<T>) -> Result<T> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -113,7 +142,7 @@ pub fn write_gguf(module: &Module, path: &Path, progress: &dyn Progress) -> Resu
     if std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
         let file = std::fs::OpenOptions::new().write(true).open(path).map_err(|e| failed(&e))?;
         let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
-        let written = codegen::write_weights(module, &mut out, path, progress)?;
+        let written = write(&mut out)?;
         out.flush().map_err(|e| failed(&e))?;
         return Ok(written);
     }
@@ -123,7 +152,7 @@ pub fn write_gguf(module: &Module, path: &Path, progress: &dyn Progress) -> Resu
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let file = builder.tempfile_in(directory).map_err(|e| failed(&e))?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
-    let written = codegen::write_weights(module, &mut out, path, progress)?;
+    let written = write(&mut out)?;
     let file = out.into_inner().map_err(|e| failed(e.error()))?;
     file.as_file().sync_all().map_err(|e| failed(&e))?;
     file.persist(path).map_err(|e| failed(&e.error))?;

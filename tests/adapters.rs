@@ -36,7 +36,7 @@ fn compile_with(base: &Path, lines: &str, options: Options) -> Result<Module> {
     let checked = modelfile::check(&SystemWorld, &testdata(""), "Modelfile", text.as_bytes());
     let (recipe, _) = checked.into_recipe()?;
     let context = Context::new(&SystemWorld, None, testdata(""), options);
-    pipeline::compile(&recipe, &context, &mut |_, _| {})
+    pipeline::compile(&recipe, &context, &mdl::prompt::Renderer::in_process(), &mut |_, _| {})
 }
 
 fn values(module: &Module, name: &str) -> Vec<f32> {
@@ -393,4 +393,59 @@ fn a_kept_adapter_is_the_same_adapter() {
             assert!(worst < 1e-6, "{lines:?} {name}: {worst}");
         }
     }
+}
+
+/// A base in GGUF has the rows of q and k in GGUF's order already; those of an adapter of a checkpoint's
+/// names are brought into it.
+#[test]
+fn a_base_in_gguf_takes_the_adapters_of_its_checkpoint() {
+    let place = tempfile::tempdir().unwrap();
+    let base = place.path().join("base.gguf");
+    let mut bytes = Vec::new();
+    mdl::codegen::write_weights(&compile("").unwrap(), &mut bytes, &base, &()).unwrap();
+    std::fs::write(&base, bytes).unwrap();
+    for case in ["peft-plain", "peft-dora", "peft-head", "mlx-embed", "gguf/adapter.gguf"] {
+        let lines = format!("ADAPTER {case}\n");
+        assert_eq!(
+            all_values(&compile_on(&base, &lines).unwrap()),
+            all_values(&compile(&lines).unwrap()),
+            "{case}"
+        );
+    }
+}
+
+/// An expert's matrix is one of a stack.
+#[test]
+fn an_expert_is_changed_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/families/qwen3moe");
+    let plain = compile_on(&base, "").unwrap();
+    let stack = plain.tensor("blk.0.ffn_up_exps.weight").unwrap().shape().0;
+    let (rows, cols) = (stack[1] as usize, stack[2] as usize);
+    let adapter = |expert: &str| {
+        let name = |part: &str| {
+            format!("base_model.model.model.layers.0.mlp.experts.{expert}.up_proj.lora_{part}.weight")
+        };
+        let tensors: [(&str, &[usize]); 2] = [(&name("A"), &[4, cols]), (&name("B"), &[rows, 4])];
+        let path = written(place.path(), expert, r#""bias": "none""#, &tensors);
+        // Ones instead of zeros.
+        let file = Path::new(&path).join("adapter_model.safetensors");
+        let mut bytes = std::fs::read(&file).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
+        bytes[header..].chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&1f32.to_le_bytes()));
+        std::fs::write(&file, bytes).unwrap();
+        format!("ADAPTER {path}\n")
+    };
+    let module = compile_on(&base, &adapter("1")).unwrap();
+    let (before, after) = (all_values(&plain), all_values(&module));
+    for (name, before) in &before {
+        for (i, (b, a)) in before.iter().zip(&after[name]).enumerate() {
+            let of_expert = name == "blk.0.ffn_up_exps.weight" && i / (rows * cols) == 1;
+            // Rank 4 and scale 2.
+            let expected = if of_expert { b + 8.0 } else { *b };
+            assert!((a - expected).abs() < 0.1, "{name} {i}: {b} {a}");
+            assert!(of_expert || a == b, "{name} {i}");
+        }
+    }
+    assert!(compile_on(&base, &adapter("99")).is_err());
 }

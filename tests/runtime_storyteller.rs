@@ -9,6 +9,7 @@ use half::bf16;
 use mdl::families::spec::*;
 use mdl::ir::Shape;
 use mdl::runtime::backend::cpu::CpuOptions;
+use mdl::runtime::chunks::Chunks;
 use mdl::runtime::engine::{Model, Session, SessionOptions};
 use mdl::runtime::generate::{Greedy, Sampler};
 use mdl::runtime::kv::KvType;
@@ -269,10 +270,12 @@ fn perplexity_is_the_reference() {
     assert_eq!(tokens.len() as u64, expected["ids_including_bos"].as_u64().unwrap());
     let model = model(RopeKind::Norm, TensorType::F32, CpuOptions::default());
     let mut session = session(&model, KvType::F16);
-    let result = perplexity(&mut session, &tokens, Some(bos), 512, |_, _, _| Ok(())).unwrap();
-    println!("perplexity {:.6} +- {:.4}", result.value(), result.value_error());
+    let chunks = Chunks::new(tokens, Some(bos), 512, None).unwrap();
+    let result = perplexity(&mut session, &chunks, |_, _| ()).unwrap();
+    let value = result.value();
+    println!("perplexity {:.6} +- {:.4}", value.value, value.error);
     let exact = expected["perplexity"].as_f64().unwrap();
-    assert!((result.value() / exact - 1.0).abs() < 1e-5, "{} {exact}", result.value());
+    assert!((value.value / exact - 1.0).abs() < 1e-5, "{} {exact}", value.value);
     for (chunk, expected) in result.chunks.iter().zip(floats(&expected["chunk_mean_nll"])) {
         assert!((chunk - expected).abs() < 1e-4, "{chunk} {expected}");
     }

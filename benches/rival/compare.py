@@ -64,6 +64,10 @@ def rival_perplexity(file):
     return float(re.search(r"Final estimate: PPL = ([\d.]+)", done.stdout + done.stderr).group(1))
 
 
+def perplexity(file):
+    return json.loads(out(MDL, "--progress", "none", "--threads", "2", "eval", file, "-f", TEXT, "--json"))["perplexity"]["value"]
+
+
 def fluent(answer):
     """A sentence and no loop: what the model knows at a size of 135M is not the point."""
     words = answer.split()
@@ -81,7 +85,7 @@ def presets():
         types = {n: t.tensor_type.name for n, t in a.items()}
         same = types == {n: t.tensor_type.name for n, t in b.items()} and types == GOLDEN.get(preset.upper(), types)
         equal = same and all(np.array_equal(a[n].data, b[n].data) for n in a)
-        mine, rival = float(out(EVALUATE, "perplexity", ours, TEXT).split()[0]), rival_perplexity(theirs)
+        mine, rival = perplexity(ours), rival_perplexity(theirs)
         out(MDL, "--store", path("out", "store"), "--progress", "none", "build", "-q", preset, "-t", f"smollm2:{preset}", path("smollm2"))
         answer = out(MDL, "--store", path("out", "store"), "run", "--set", "temperature=0", "--set", "num_predict=24", f"smollm2:{preset}", QUESTION)
         close = abs(mine / rival - 1) < 0.005

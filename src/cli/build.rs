@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use super::adapters;
-use super::{Global, progress::Shown, table, usage, write_out};
+use super::progress::{Chunked, Shown};
+use super::{Global, table, usage, write_out};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::formats::imatrix;
 use crate::ir::Module;
 use crate::modelfile::Recipe;
 use crate::passes::quantize::{TensorTypeRule, mixture};
 use crate::passes::{Context, Options, package, plan};
-use crate::pipeline::{self, Input};
-use crate::store::Name;
+use crate::pipeline::limit::{self, Limit};
+use crate::pipeline::{self, Input, measure};
+use crate::prompt::Renderer;
+use crate::prompt::isolated::ChildCommand;
+use crate::store::{Name, Published, Store};
 use crate::world::{SystemWorld, World as _};
 
 /// Compiles a Modelfile: resolves FROM and ADAPTER, imports, fuses, quantizes, and gives the result a
@@ -23,6 +27,7 @@ use crate::world::{SystemWorld, World as _};
 Examples:
   mdl build -q q4_K_M -t story testdata/storyteller/Modelfile
   mdl build -q q4_K_M --tensor-type 'attn_v=q6_K' -t mine:careful .
+  mdl build -q q4_K_M --imatrix imatrix.gguf --max-kld 0.05 -t story .      or fail
   mdl build -q q5_K_M --dry-run Modelfile            what would be built; reads no weight
   mdl build -q q8_0 --emit gguf -o model.gguf .      a GGUF file instead of a named model
   mdl build --emit plan Modelfile                    the module after each pass")]
@@ -44,7 +49,7 @@ pub(super) struct Build {
     #[arg(long, value_name = "REGEX=TYPE")]
     tensor_type: Vec<String>,
 
-    /// An importance matrix, as llama.cpp's llama-imatrix writes it
+    /// An importance matrix, as `mdl imatrix` and llama.cpp's llama-imatrix write it
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
 
@@ -59,6 +64,14 @@ pub(super) struct Build {
     /// Quantize weights that are quantized already
     #[arg(long)]
     allow_requantize: bool,
+
+    /// Give the model its name only if its mean KL divergence from the unquantized model is at most this
+    #[arg(long, value_name = "NATS", value_parser = nats, conflicts_with_all = ["emit", "dry_run"])]
+    max_kld: Option<f64>,
+
+    /// The text that `--max-kld` measures on [default: a sample of prose, dialogue and code that mdl brings]
+    #[arg(long, value_name = "TEXT", requires = "max_kld")]
+    eval_text: Option<PathBuf>,
 
     /// Fail on warnings
     #[arg(long)]
@@ -116,7 +129,7 @@ impl Build {
             return self.write_text(&recipe.to_string());
         }
         let store = global.open_store()?;
-        let context = Context::new(&world, Some(&store), directory, options);
+        let context = Context::new(&world, Some(&store), directory.clone(), options);
         let mut text = String::new();
         let module = self.compile(&recipe, &context, &mut text, global)?;
         if self.verbose && self.emit.is_none_or(|emit| emit == Emit::Gguf) {
@@ -136,7 +149,16 @@ impl Build {
                 Ok(())
             }
             (None, Some(name)) => {
-                let published = pipeline::publish(&module, &world, &store, &name, &progress)?;
+                let published = match self.max_kld {
+                    None => pipeline::publish(&module, &world, &store, &name, &progress)?,
+                    Some(most) => {
+                        let options = Options { no_fuse: self.no_fuse, ..Options::default() };
+                        let unquantized = Context::new(&world, Some(&store), directory, options);
+                        let renderer = Renderer::in_children(ChildCommand::current()?);
+                        let source = pipeline::compile(&recipe, &unquantized, &renderer, &mut |_, _| ())?;
+                        self.publish_within(most, &module, &source, &store, &name, &progress, global)?
+                    }
+                };
                 write_out(&format!("{}\n", summary(&name, &module)))?;
                 write_out(&format!("{}\n", published.id))?;
                 Ok(())
@@ -156,7 +178,8 @@ impl Build {
                 text.push_str(&plan::print(pass, module));
             }
         };
-        let result = pipeline::compile(recipe, context, &mut observe);
+        let renderer = Renderer::in_children(ChildCommand::current()?);
+        let result = pipeline::compile(recipe, context, &renderer, &mut observe);
         let notes = context.take_notes();
         match result {
             Ok(module) => global.warn(&notes, self.deny_warnings).map(|()| module),
@@ -165,6 +188,37 @@ impl Build {
                 Err(errors)
             }
         }
+    }
+
+    /// Publishes under `--max-kld`, and says what was measured.
+    #[allow(clippy::too_many_arguments)]
+    fn publish_within(
+        &self,
+        most: f64,
+        module: &Module,
+        source: &Module,
+        store: &Store,
+        name: &Name,
+        progress: &Shown,
+        global: &Global,
+    ) -> Result<Published> {
+        let text = match &self.eval_text {
+            Some(path) => measure::read_text(&SystemWorld, path)?,
+            None => measure::TEXT.to_owned(),
+        };
+        let threads = global.threads.filter(|n| *n > 0);
+        let limit = Limit { source, text: &text, most, threads };
+        let mut chunks = Chunked::new(global.progress, "KL divergence");
+        let mut tell = |s: measure::Step| chunks.tell(s.done, s.total, Some(s.figure));
+        let (published, measured) =
+            limit::publish_within(module, &limit, &SystemWorld, store, name, progress, &mut tell)?;
+        if let Some(d) = &measured.divergence {
+            let (mean, p, q) = (d.mean.value, d.perplexity.value, d.source_perplexity.value);
+            eprintln!(
+                "mean KL divergence {mean:.6} nats, at most {most}; perplexity {p:.4}, of the source {q:.4}"
+            );
+        }
+        Ok(published)
     }
 
     fn options(&self) -> Result<Options> {
@@ -210,6 +264,14 @@ impl Build {
             Some(path) => write_file(path, text),
             None => write_out(text),
         }
+    }
+}
+
+/// A divergence: a finite number of 0 or more.
+pub(super) fn nats(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(v) if v.is_finite() && v >= 0.0 => Ok(v),
+        _ => Err("a number of 0 or more is expected".to_owned()),
     }
 }
 

@@ -3,7 +3,10 @@
 mod adapters;
 mod build;
 mod check;
+mod diff;
+mod eval;
 mod fmt;
+mod imatrix;
 mod models;
 mod progress;
 pub mod report;
@@ -37,6 +40,7 @@ const EXAMPLES: &str = "\
 Examples:
   mdl build -q q4_K_M -t story Modelfile    compile a Modelfile and name the result
   mdl run story \"Once upon a time\"          run it
+  mdl eval story:q4 --against story:f16     how far it is from its float weights
   mdl check --message-format json           diagnose ./Modelfile for an editor or CI
 
 Exit codes: 0 done, 1 the input is wrong, 2 usage, 3 the environment failed, 130 interrupted.";
@@ -95,6 +99,12 @@ enum Command {
     Fmt(fmt::Fmt),
     /// Show what a model is made of
     Show(show::Show),
+    /// Say what differs between two models
+    Diff(diff::Diff),
+    /// Measure how well a model predicts a text, and how far it is from its source
+    Eval(eval::Eval),
+    /// Compute an importance matrix from a text
+    Imatrix(imatrix::Imatrix),
     /// List the models of the store
     #[command(visible_alias = "ls")]
     List(models::List),
@@ -133,6 +143,12 @@ pub fn main() -> ExitCode {
         Command::Check(c) => c.run(&global),
         Command::Fmt(c) => c.run(&global),
         Command::Show(c) => c.run(&global),
+        Command::Diff(c) => match c.run(&global) {
+            Ok(code) => return code,
+            Err(errors) => Err(errors),
+        },
+        Command::Eval(c) => c.run(&global),
+        Command::Imatrix(c) => c.run(&global),
         Command::List(c) => c.run(&global),
         Command::Cp(c) => c.run(&global),
         Command::Rm(c) => c.run(&global),

@@ -77,6 +77,54 @@ impl Shown {
     }
 }
 
+/// The progress over the chunks of a text, with a figure that settles as it goes.
+pub(super) struct Chunked {
+    style: Style,
+    bar: ProgressBar,
+    /// What the figure is.
+    figure: &'static str,
+    started: Instant,
+    told: Instant,
+}
+
+impl Chunked {
+    /// Progress in this style, on standard error.
+    pub(super) fn new(style: Style, figure: &'static str) -> Chunked {
+        let Shown { style, bar, .. } = Shown::new(style);
+        if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos:>5}/{len:5} eta {eta:4} {wide_msg}") {
+            bar.set_style(style);
+        }
+        let now = Instant::now();
+        Chunked { style, bar, figure, started: now, told: now }
+    }
+
+    /// So many chunks of all are done.
+    pub(super) fn tell(&mut self, done: usize, total: usize, figure: Option<f64>) {
+        let text = figure.map(|f| format!(": {} {f:.4}", self.figure)).unwrap_or_default();
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+        self.bar.set_message(text.trim_start_matches(": ").to_owned());
+        if done == total {
+            self.bar.finish_and_clear();
+        }
+        if done < total && self.told.elapsed() < INTERVAL {
+            return;
+        }
+        self.told = Instant::now();
+        match self.style {
+            Style::Plain => eprintln!("chunk {done} of {total}{text}"),
+            Style::Json => eprintln!(
+                "{}",
+                serde_json::json!({
+                    "status": "measuring", "completed": done, "total": total,
+                    "figure": figure, "seconds": self.started.elapsed().as_secs_f64(),
+                })
+            ),
+            Style::Auto | Style::None => {}
+        }
+    }
+}
+
 impl Progress for Shown {
     fn pass(&self, name: &str) {
         match self.style {

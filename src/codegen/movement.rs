@@ -6,6 +6,9 @@ use super::evaluate::{Evaluator, chunk_rows};
 use crate::diagnostic::Result;
 use crate::ir::{Change, Expr, Module};
 
+/// The greatest rank whose Gram matrix is made; above it the change itself is.
+const MOST_RANK: u64 = 1024;
+
 /// How much an adapter moves a tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moved {
@@ -29,7 +32,7 @@ pub fn movement(module: &Module) -> Result<Vec<Vec<Moved>>> {
         for change in &adapter.changes {
             let Some(base) = &change.base else { continue };
             let by = match &change.change {
-                Change::LowRank { a, b, scale, magnitude: None } => {
+                Change::LowRank { a, b, scale, magnitude: None } if a.shape().rows() <= MOST_RANK => {
                     f64::from(scale.abs()) * norm_of_product(a, b, module)?
                 }
                 other => {

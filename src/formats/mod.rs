@@ -7,6 +7,8 @@
 //! | [`torch`] | PyTorch's files: a ZIP archive of tensors and a pickle that is read as data |
 //! | [`checkpoint`] | a Hugging Face directory: which files count, and that they agree |
 //! | [`hf_config`] | `config.json`, `generation_config.json` |
+//! | [`consolidated`] | names and settings of Mistral's and Meta's own layout |
+//! | [`quantization_config`] | how a checkpoint's weights are quantized already, if they are |
 //! | [`adapter`] | LoRA adapters: PEFT, MLX, GGUF |
 //! | [`imatrix`] | importance matrices |
 //! | [`limits`] | every bound, in one table |
@@ -17,10 +19,12 @@
 
 pub mod adapter;
 pub mod checkpoint;
+pub mod consolidated;
 pub mod gguf;
 pub mod hf_config;
 pub mod imatrix;
 pub mod limits;
+pub mod quantization_config;
 pub mod safetensors;
 pub mod torch;
 mod cursor;

@@ -270,5 +270,6 @@ fn byte_len(shape: &Shape, dtype: &str) -> Result<u64, String> {
 /// The tensor type of a Safetensors type, where there is one.
 fn tensor_type(dtype: &str) -> Option<TensorType> {
     use TensorType::*;
-    [F64, F32, F16, BF16, I64, I32, I16, I8].into_iter().find(|t| t.name() == dtype)
+    let shared = [F64, F32, F16, BF16, I64, I32, I16, I8].into_iter();
+    shared.chain(TensorType::CHECKPOINT_ONLY.iter().copied()).find(|t| t.name() == dtype)
 }

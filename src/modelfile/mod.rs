@@ -26,7 +26,7 @@ mod print;
 mod quoting;
 mod recipe;
 mod reports;
-mod suggest;
+pub mod suggest;
 pub mod parameters;
 pub mod path;
 

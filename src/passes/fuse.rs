@@ -10,6 +10,8 @@
 
 use std::collections::HashMap;
 
+use mdl_kernels::TensorType;
+
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::families::{self, Dim, Family, Make, Numbers, Presence, TensorRule, fill_pattern};
 use crate::ir::{Adapter, AdapterChange, Change, Expr, Module, Shape, Tensor};
@@ -47,7 +49,9 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
                     context
                         .note(Diagnostic::warning(message).in_file(&adapter.path, "").code("adapter-unties"));
                 }
-                adapter.changes = placed.into_iter().map(|change| change.apply(&mut module)).collect();
+                let places = places(&module);
+                adapter.changes =
+                    placed.into_iter().map(|change| change.apply(&mut module, &places)).collect();
             }
             Err(problem) => problems.push(problem),
         }
@@ -71,9 +75,9 @@ pub fn keep(mut module: Module) -> Result<Module> {
             Ok(placed) => {
                 let part = placed.iter().find(|change| change.part.is_some());
                 let of_part = part.map(|change| format!("it changes one expert of `{}`", change.name));
-                adapter.changes = placed.iter().map(|change| change.beside(&module)).collect();
-                if let Some(why) = of_part.or_else(|| unfused::obstacle(&adapter.changes, EMBEDDING, &module))
-                {
+                let places = places(&module);
+                adapter.changes = placed.iter().map(|change| change.beside(&module, &places)).collect();
+                if let Some(why) = of_part.or_else(|| unfused::obstacle(&adapter.changes, EMBEDDING)) {
                     problems.push(unfused::refuse(adapter, &why));
                 }
             }
@@ -121,10 +125,14 @@ impl Placed {
     }
 
     /// Makes the change, and returns it with what was there before.
-    fn apply(self, module: &mut Module) -> AdapterChange {
-        let tensor = module.tensors.iter_mut().find(|t| t.name == self.name);
+    fn apply(self, module: &mut Module, places: &HashMap<String, usize>) -> AdapterChange {
+        let tensor = places.get(&self.name).and_then(|at| module.tensors.get_mut(*at));
         let place = tensor.and_then(|tensor| match (&mut tensor.expr, self.part) {
-            (Expr::Stack(parts), Some(part)) => parts.get_mut(part),
+            (Expr::Stack(parts), Some(part)) => {
+                // The parts of a stack are of one type, and what is computed is float32.
+                parts.iter_mut().for_each(as_float32);
+                parts.get_mut(part)
+            }
             (expr, _) => Some(expr),
         });
         let base = place.map(|place| {
@@ -136,14 +144,27 @@ impl Placed {
     }
 
     /// The change, with what it would change.
-    fn beside(&self, module: &Module) -> AdapterChange {
-        let base = module.tensor(&self.name).map(|tensor| tensor.expr.clone());
+    fn beside(&self, module: &Module, places: &HashMap<String, usize>) -> AdapterChange {
+        let base = places.get(&self.name).map(|at| module.tensors[*at].expr.clone());
         AdapterChange { target: self.name.clone(), change: self.change.clone(), base }
     }
 
     fn is_of(&self, name: &str) -> bool {
         self.name == name
     }
+}
+
+/// Widens an expression to float32, unless it is that.
+fn as_float32(expr: &mut Expr) {
+    if expr.dtype() != TensorType::F32 {
+        let of = Box::new(std::mem::replace(expr, Expr::Stack(vec![])));
+        *expr = Expr::Encode { of, dtype: TensorType::F32, imatrix: None };
+    }
+}
+
+/// Where each tensor is.
+fn places(module: &Module) -> HashMap<String, usize> {
+    module.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect()
 }
 
 fn another_base(adapter: &Adapter, differences: &[String]) -> Diagnostic {

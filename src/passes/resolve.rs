@@ -19,6 +19,7 @@ use super::{Context, package};
 /// Texts of a checkpoint that import reads, with the most bytes each may have.
 const TEXTS: &[(&str, u64)] = &[
     ("config.json", 1 << 20),
+    ("params.json", 1 << 20),
     ("generation_config.json", 1 << 20),
     ("tokenizer.json", 256 << 20),
     ("tokenizer_config.json", 32 << 20),
@@ -151,7 +152,7 @@ fn load_checkpoint(module: &mut Module, directory: &Path, context: &Context<'_>)
             });
         }
     }
-    if module.text("config.json").is_none() {
+    if module.text("config.json").is_none() && module.text("params.json").is_none() {
         return Err(Diagnostic::error("the checkpoint has no config.json")
             .in_file(directory, "")
             .help("download the whole repository, not the weights alone")

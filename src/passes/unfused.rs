@@ -9,14 +9,14 @@ use crate::diagnostic::Diagnostic;
 use crate::ir::{Adapter, AdapterChange, Change, Expr, Metadata, Module, Shape, Tensor};
 
 /// Why an adapter whose changes have their tensors' GGUF names cannot be kept beside the model.
-pub(super) fn obstacle(changes: &[AdapterChange], embedding: &str, module: &Module) -> Option<String> {
-    changes.iter().find_map(|AdapterChange { target, change, .. }| match change {
+pub(super) fn obstacle(changes: &[AdapterChange], embedding: &str) -> Option<String> {
+    changes.iter().find_map(|AdapterChange { target, change, base }| match change {
         Change::Replace(_) => Some(format!("it brings the whole of `{target}`")),
         Change::LowRank { magnitude: Some(_), .. } => {
             Some(format!("it is a DoRA, which gives the rows of `{target}` new lengths"))
         }
         Change::LowRank { .. } if target == embedding => Some("it changes the embeddings".to_owned()),
-        Change::LowRank { .. } if module.tensor(target).is_none() => {
+        Change::LowRank { .. } if base.is_none() => {
             Some("it changes the output matrix, which is the embedding matrix".to_owned())
         }
         Change::LowRank { .. } => None,
@@ -70,14 +70,9 @@ fn file(adapter: &Adapter, architecture: &str, module: &Module) -> Module {
     Module { metadata, tensors, files: module.files.clone(), ..Module::default() }
 }
 
-/// `factor * of`, as a product with the identity.
+/// `factor * of`: one block with one scale.
 fn scaled(of: &Expr, factor: f32) -> Expr {
-    let (rows, rank) = (of.shape().rows(), of.shape().cols());
-    let constant = |rows: u64, value: &dyn Fn(u64, u64) -> f32| {
-        let values: Vec<f32> =
-            (0..rows).flat_map(|i| (0..rank).map(move |k| (i, k))).map(|(i, k)| value(i, k)).collect();
-        Box::new(Expr::Const { values: values.into(), shape: Shape(vec![rows, rank]) })
-    };
-    let identity = constant(rank, &|i, k| if i == k { 1.0 } else { 0.0 });
-    Expr::LowRank { base: constant(rows, &|_, _| 0.0), a: identity, b: Box::new(of.clone()), scale: factor }
+    let scale = Expr::Const { values: [factor].as_slice().into(), shape: Shape(vec![1, 1]) };
+    let block = [of.shape().rows(), of.shape().cols()];
+    Expr::ScaleBlocks { of: Box::new(of.clone()), scales: Box::new(scale), block }
 }

@@ -6,6 +6,8 @@
 
 use std::collections::HashSet;
 
+use mdl_kernels::TensorType;
+
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::families::{self, Dim, Family, TensorRule, fill_pattern};
 use crate::ir::{Change, Expr, Module, Shape, Tensor};
@@ -156,7 +158,7 @@ fn check(expr: &Expr, module: &Module) -> Result<(), String> {
                 return Err(format!("{} constants for the shape {shape}", values.len()));
             }
         }
-        Expr::PermuteRope { of, heads } => {
+        Expr::PermuteRope { of, heads } | Expr::HalveRope { of, heads } => {
             check(of, module)?;
             let rows = shape.0.first().copied().unwrap_or(0);
             let pairs = heads.checked_mul(2).filter(|n| *n > 0).ok_or("no heads")?;
@@ -205,6 +207,35 @@ fn check(expr: &Expr, module: &Module) -> Result<(), String> {
             }
             if !scale.is_finite() {
                 return Err(format!("the adapter's scale is {scale}"));
+            }
+        }
+        Expr::ScaleBlocks { of, scales, block } => {
+            check(of, module)?;
+            check(scales, module)?;
+            let (values, scales) = (of.shape(), scales.shape());
+            let mut wanted = values.clone();
+            let at = values.rank().checked_sub(2).filter(|_| values.rank() <= 3 && !block.contains(&0));
+            let at = at.ok_or_else(|| format!("{values} has no blocks of {} x {}", block[0], block[1]))?;
+            wanted.0[at] = values.0[at].div_ceil(block[0]);
+            wanted.0[at + 1] = values.0[at + 1].div_ceil(block[1]);
+            if scales != wanted {
+                return Err(format!("the scales {scales} do not fit {values}, which has {wanted} blocks"));
+            }
+        }
+        Expr::Mxfp4 { blocks, scales } => {
+            check(blocks, module)?;
+            check(scales, module)?;
+            let bytes = |e: &Expr| matches!(e, Expr::Load { dtype: TensorType::U8, .. });
+            let mut wanted = scales.shape();
+            wanted.0.push(16);
+            if !bytes(blocks) || !bytes(scales) || blocks.shape() != wanted {
+                return Err(format!(
+                    "blocks {} {} and scales {} {} are no MXFP4",
+                    blocks.dtype(),
+                    blocks.shape(),
+                    scales.dtype(),
+                    scales.shape()
+                ));
             }
         }
         Expr::WeightNorm { of, magnitude } => {

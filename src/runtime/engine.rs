@@ -5,12 +5,12 @@ use std::sync::Arc;
 use mdl_kernels::TensorType;
 
 use super::backend::cpu::{Cpu, CpuOptions};
-use super::backend::{Backend, Column, State};
+use super::backend::{Backend, Column, Observer, State};
 use super::kv::{KvType, PAGE, PageId, Shift};
 use super::program::{Memory, Program, Room};
 use super::weights::{Tensor, Tensors};
 use crate::diagnostic::{Diagnostic, Result};
-use crate::families::spec::DecoderSpec;
+use crate::families::spec::{DecoderSpec, Output};
 
 /// A model that is ready to run. Any number of sessions share it.
 #[derive(Clone)]
@@ -49,6 +49,19 @@ impl Model {
         options: &CpuOptions,
     ) -> Result<Model> {
         let program = Program::lower(spec, Tensors::new(tensors)?)?;
+        Ok(Model::on(Arc::new(Cpu::new(program, options)?)))
+    }
+
+    /// As [`Model::load`], for sessions that are observed.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_observable(
+        spec: DecoderSpec,
+        tensors: impl IntoIterator<Item = Tensor>,
+        options: &CpuOptions,
+    ) -> Result<Model> {
+        let program = Program::lower_observable(spec, Tensors::new(tensors)?)?;
         Ok(Model::on(Arc::new(Cpu::new(program, options)?)))
     }
 
@@ -110,8 +123,12 @@ impl Model {
     /// A session with an empty context.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// There is no memory for it, or the model has no head.
     pub fn session(&self, options: &SessionOptions) -> Result<Session> {
+        if self.spec().output == Output::Hidden {
+            let message = "the model makes embeddings and writes no text";
+            return Err(Diagnostic::error(message).code("no-head").into());
+        }
         let room = self.room(options);
         let state = self.backend.state(&room)?;
         let pages = (0..room.pages).map(|i| PageId(i as u32)).collect();
@@ -140,6 +157,11 @@ impl Session {
     /// Positions there is room for.
     pub fn context(&self) -> usize {
         self.room.context
+    }
+
+    /// Logits of a step at most.
+    pub fn outputs(&self) -> usize {
+        self.room.outputs
     }
 
     /// The tokens in the context.
@@ -243,6 +265,32 @@ impl Session {
         Ok(())
     }
 
+    /// Adds `tokens`, at most [`Session::outputs`], in one step and returns the logits after each.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`]; or there are too many tokens for one step.
+    pub fn logits_after_each(&mut self, tokens: &[u32]) -> Result<Vec<&mut [f32]>> {
+        self.check_fit(tokens)?;
+        let all: Vec<usize> = (0..tokens.len()).collect();
+        self.step(tokens, &all)?;
+        Ok(self.state.all_logits())
+    }
+
+    /// Adds `tokens` and tells `see` what each matrix is multiplied with meanwhile.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`]; or the model is not [`Model::load_observable`].
+    pub fn extend_observed(&mut self, tokens: &[u32], see: &mut Observer<'_>) -> Result<()> {
+        self.check_fit(tokens)?;
+        for now in tokens.chunks(self.room.columns) {
+            self.fill_columns(now);
+            // The logits of the last, so that values which are not finite are found.
+            self.state.step_observed(&self.columns, &[&self.pages], &[now.len() - 1], see)?;
+            self.tokens.extend_from_slice(now);
+        }
+        Ok(())
+    }
+
     /// Makes room in a full context: drops the older half of what comes after the first `num_keep`
     /// tokens. Returns how many were dropped; 0 when `num_keep` leaves nothing to drop.
     pub fn shift(&mut self, num_keep: usize) -> usize {
@@ -271,6 +319,13 @@ impl Session {
     }
 
     fn step(&mut self, tokens: &[u32], outputs: &[usize]) -> Result<()> {
+        self.fill_columns(tokens);
+        self.state.step(&self.columns, &[&self.pages], outputs)?;
+        self.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+
+    fn fill_columns(&mut self, tokens: &[u32]) {
         let first = self.tokens.len();
         self.columns.clear();
         let columns = tokens.iter().enumerate();
@@ -279,9 +334,6 @@ impl Session {
             position: first + i,
             sequence: 0,
         }));
-        self.state.step(&self.columns, &[&self.pages], outputs)?;
-        self.tokens.extend_from_slice(tokens);
-        Ok(())
     }
 }
 

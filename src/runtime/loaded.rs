@@ -39,6 +39,18 @@ impl Loaded {
     /// # Errors
     /// A file cannot be mapped, the family is not known, or the model is not complete.
     pub fn open(module: &Module, threads: Option<usize>) -> Result<Loaded> {
+        Loaded::open_as(module, threads, false)
+    }
+
+    /// As [`Loaded::open`], for sessions that are observed.
+    ///
+    /// # Errors
+    /// As [`Loaded::open`].
+    pub fn open_observable(module: &Module, threads: Option<usize>) -> Result<Loaded> {
+        Loaded::open_as(module, threads, true)
+    }
+
+    fn open_as(module: &Module, threads: Option<usize>, observable: bool) -> Result<Loaded> {
         let family = families::by_architecture(module.architecture().unwrap_or(""))?;
         let spec = (family.spec)(&module.metadata, &|name| module.tensor(name).is_some())?;
         let tokenizer = Tokenizer::from_metadata(&module.metadata)?;
@@ -52,7 +64,10 @@ impl Loaded {
         let options = CpuOptions { threads, level: None };
         let mut tensors = tensors(module)?;
         tensors.extend(low_rank::tensors(module)?);
-        let model = Model::load(spec, tensors, &options)?;
+        let model = match observable {
+            true => Model::load_observable(spec, tensors, &options)?,
+            false => Model::load(spec, tensors, &options)?,
+        };
         let (renderer, prompt) = (Renderer::in_process(), module.prompt.clone());
         let architecture = module.architecture().unwrap_or("");
         let pooling_type = module.metadata.u64(&format!("{architecture}.pooling_type"));

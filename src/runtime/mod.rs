@@ -16,7 +16,10 @@
 //! | [`stored`], [`loaded`] | a model of the store, opened and ready to answer |
 //! | [`engine`] | [`Model`](engine::Model) and [`Session`](engine::Session) |
 //! | [`generate`] | the loop from prompt to tokens |
+//! | [`chunks`] | a text as it is cut to be measured |
+//! | [`importance`] | which columns of each matrix matter |
 //! | [`perplexity`] | how well a model predicts a text |
+//! | [`divergence`] | how far a model's predictions are from those of its source |
 
 pub mod loaded;
 pub mod stored;
@@ -25,7 +28,10 @@ pub mod sampler;
 pub mod batch;
 pub mod constrain;
 pub mod generate;
+pub mod divergence;
+pub mod importance;
 pub mod perplexity;
+pub mod chunks;
 pub mod engine;
 pub mod backend;
 pub mod program;

@@ -1,97 +1,104 @@
 //! How well a model predicts a text, by the rule of llama-perplexity.
 //!
-//! The tokens of the text, the beginning-of-sequence token first, are cut into chunks of one
-//! context that do not overlap; a shorter rest is dropped. The first token of each chunk is replaced
-//! by BOS. Each chunk is run from an empty context, and the predictions from its middle on are
-//! scored: `context - 1 - context / 2` for each. Perplexity is e to the mean of their negative
-//! log-likelihoods.
+//! Perplexity is e to the mean negative log-likelihood of the predictions that [`Chunks`] has scored.
 
 // A report, not an artifact: the last digits may differ between machines.
 #![allow(clippy::disallowed_methods)]
 
+use rayon::prelude::*;
+
+use super::chunks::Chunks;
 use super::engine::Session;
-use crate::diagnostic::{Diagnostic, Result};
+use crate::diagnostic::Result;
+
+/// A mean or what is computed from one, and its standard error.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// The value.
+    pub value: f64,
+    /// Its standard error.
+    pub error: f64,
+}
+
+impl Estimate {
+    /// e to it, with the error to first order.
+    pub fn exp(self) -> Estimate {
+        let value = self.value.exp();
+        Estimate { value, error: self.error * value }
+    }
+}
+
+/// Running sums of a sample, in order.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sums {
+    count: u64,
+    sum: f64,
+    squares: f64,
+}
+
+impl Sums {
+    pub(super) fn add(&mut self, x: f64) {
+        self.count += 1;
+        self.sum += x;
+        self.squares += x * x;
+    }
+
+    /// The mean, with the error that a sample of so many independent values has.
+    pub(super) fn mean(&self) -> Estimate {
+        let count = (self.count as f64).max(1.0);
+        let value = self.sum / count;
+        let variance = (self.squares / count - value * value).max(0.0);
+        Estimate { value, error: (variance / (count - 1.0).max(1.0)).sqrt() }
+    }
+}
 
 /// The score of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Perplexity {
     /// The mean negative log-likelihood of each chunk, in nats.
     pub chunks: Vec<f64>,
-    /// Predictions scored in each chunk.
-    pub scored_per_chunk: usize,
     /// The mean of all predictions.
-    pub mean_nll: f64,
-    /// The standard error of that mean.
-    pub error: f64,
+    pub mean_nll: Estimate,
 }
 
 impl Perplexity {
     /// e to the mean.
-    pub fn value(&self) -> f64 {
+    pub fn value(&self) -> Estimate {
         self.mean_nll.exp()
-    }
-
-    /// The standard error of [`Perplexity::value`], to first order.
-    pub fn value_error(&self) -> f64 {
-        self.error * self.value()
     }
 }
 
-/// Scores `tokens` in chunks of `context`; `bos` takes the place of each chunk's first token.
-/// `progress` is told after each chunk how many of how many are done, and the mean so far.
+/// Scores a text. `progress` is told after each chunk how many are done, and the perplexity so far.
 ///
 /// # Errors
-/// There is not one whole chunk, the session is smaller than one, or the model fails.
+/// The session is smaller than a chunk, or the model fails.
 pub fn perplexity(
     session: &mut Session,
-    tokens: &[u32],
-    bos: Option<u32>,
-    context: usize,
-    mut progress: impl FnMut(usize, usize, f64) -> Result<()>,
+    chunks: &Chunks,
+    mut progress: impl FnMut(usize, f64),
 ) -> Result<Perplexity> {
-    if context < 4 || context > session.context() {
-        let room = session.context();
-        return Err(Diagnostic::error(format!(
-            "chunks of {context} tokens do not fit in a context of {room}"
-        ))
-        .into());
-    }
-    let total = tokens.len() / context;
-    if total == 0 {
-        return Err(Diagnostic::error(format!(
-            "the text has {} tokens; at least one chunk of {context} is needed",
-            tokens.len()
-        ))
-        .help("give a longer text, or a smaller context")
-        .into());
-    }
-    let first = context / 2;
-    let (mut sum, mut squares, mut chunks) = (0.0, 0.0, Vec::with_capacity(total));
-    let scored_per_chunk = context - 1 - first;
-    for (done, chunk) in tokens.chunks_exact(context).enumerate() {
-        let mut chunk = chunk.to_vec();
-        if let (Some(bos), Some(token)) = (bos, chunk.first_mut()) {
-            *token = bos;
-        }
-        let mut chunk_sum = 0.0;
+    let (mut all, mut means) = (Sums::default(), Vec::with_capacity(chunks.len()));
+    for chunk in chunks.iter() {
+        let mut sums = Sums::default();
+        let (start, runs) = chunks.parts(&chunk, session.outputs());
         session.truncate(0);
-        session.logits_all(&chunk, |position, logits| {
-            if position >= first && position + 1 < context {
-                let nll = negative_log_likelihood(logits, chunk[position + 1]);
-                chunk_sum += nll;
-                squares += nll * nll;
+        session.extend(start)?;
+        for (tokens, next) in runs {
+            let logits = session.logits_after_each(tokens)?;
+            let nlls: Vec<f64> = logits
+                .par_iter()
+                .zip(next)
+                .map(|(row, token)| negative_log_likelihood(row, *token))
+                .collect();
+            for nll in nlls {
+                sums.add(nll);
+                all.add(nll);
             }
-            Ok(())
-        })?;
-        sum += chunk_sum;
-        chunks.push(chunk_sum / scored_per_chunk as f64);
-        progress(done + 1, total, sum / ((done + 1) * scored_per_chunk) as f64)?;
+        }
+        means.push(sums.mean().value);
+        progress(means.len(), all.mean().value.exp());
     }
-    let count = (total * scored_per_chunk) as f64;
-    let mean_nll = sum / count;
-    let variance = (squares / count - mean_nll * mean_nll).max(0.0);
-    let error = (variance / (count - 1.0).max(1.0)).sqrt();
-    Ok(Perplexity { chunks, scored_per_chunk, mean_nll, error })
+    Ok(Perplexity { chunks: means, mean_nll: all.mean() })
 }
 
 /// `-ln softmax(logits)[token]`, in float64.
@@ -122,16 +129,14 @@ mod tests {
         let spec = testing::spec(false);
         let tensors = testing::tensor_list(&spec, &|_| TensorType::F32);
         let model = Model::load(spec, tensors, &CpuOptions { threads: Some(1), level: None }).unwrap();
-        let options = SessionOptions { context: 8, columns: 8, outputs: 3, ..SessionOptions::default() };
+        let options = SessionOptions { context: 8, columns: 8, outputs: 2, ..SessionOptions::default() };
         let mut session = model.session(&options).unwrap();
         let tokens: Vec<u32> = (0..21).map(|i| i * 7 % 32).collect();
+        let chunks = Chunks::new(tokens.clone(), Some(31), 8, None).unwrap();
+        assert_eq!((chunks.len(), chunks.scored_per_chunk()), (2, 3));
         let mut seen = Vec::new();
-        let result = perplexity(&mut session, &tokens, Some(31), 8, |done, total, _| {
-            seen.push((done, total));
-            Ok(())
-        })
-        .unwrap();
-        assert_eq!((seen, result.chunks.len(), result.scored_per_chunk), (vec![(1, 2), (2, 2)], 2, 3));
+        let result = perplexity(&mut session, &chunks, |done, _| seen.push(done)).unwrap();
+        assert_eq!((seen, result.chunks.len()), (vec![1, 2], 2));
         // The second chunk by hand: ids 8..16, the first replaced.
         let mut chunk = tokens[8..16].to_vec();
         chunk[0] = 31;
@@ -141,12 +146,28 @@ mod tests {
             sum += negative_log_likelihood(logits, chunk[position + 1]);
         }
         assert!((result.chunks[1] - sum / 3.0).abs() < 1e-12);
-        assert!((result.mean_nll - (result.chunks[0] + result.chunks[1]) / 2.0).abs() < 1e-12);
-        assert!(result.error > 0.0);
-        let error = |tokens: &[u32], session: &mut Session, context| {
-            perplexity(session, tokens, None, context, |_, _, _| Ok(())).err().map(|e| e.to_string())
-        };
-        assert!(error(&tokens[..7], &mut session, 8).unwrap().contains("at least one chunk of 8"));
-        assert!(error(&tokens, &mut session, 9).unwrap().contains("do not fit"));
+        let mean = result.mean_nll;
+        assert!((mean.value - (result.chunks[0] + result.chunks[1]) / 2.0).abs() < 1e-12);
+        assert!(mean.error > 0.0);
+        let first = perplexity(&mut session, &Chunks::new(tokens, Some(31), 8, Some(1)).unwrap(), |_, _| ());
+        assert_eq!(first.unwrap().chunks, result.chunks[..1]);
+    }
+
+    #[test]
+    fn a_text_has_at_least_one_chunk() {
+        let error = |n: u32, context| Chunks::new((0..n).collect(), None, context, None).err().unwrap();
+        assert!(error(7, 8).to_string().contains("at least one chunk of 8"));
+        assert_eq!(error(7, 3).exit_code(), 2);
+    }
+
+    #[test]
+    fn errors_are_those_of_a_mean() {
+        let mut sums = Sums::default();
+        [1.0, 2.0, 3.0, 6.0].into_iter().for_each(|x| sums.add(x));
+        // Sample variance 14/3, over 4 values.
+        let mean = sums.mean();
+        assert!(
+            (mean.value - 3.0).abs() < 1e-12 && (mean.error - (14.0f64 / 3.0 / 4.0).sqrt()).abs() < 1e-12
+        );
     }
 }

@@ -303,6 +303,15 @@ impl Program {
         Ok(program)
     }
 
+    /// As [`Program::lower`], without fusing: what each matrix is multiplied with is there as floats,
+    /// for an observer. It computes the same.
+    ///
+    /// # Errors
+    /// As [`Program::lower`].
+    pub fn lower_observable(spec: DecoderSpec, tensors: Tensors) -> Result<Program> {
+        lower::lower(spec, tensors)
+    }
+
     /// The memory that `room` takes, known before anything is allocated.
     pub fn memory(&self, room: &Room) -> Memory {
         let layout = KvLayout::new(&self.spec, room.pages, room.kv);

@@ -75,6 +75,7 @@ pub struct Tensor {
 /// A matrix that passed the checks of [`Weight::new`].
 #[derive(Clone, Debug)]
 pub struct Matrix {
+    name: Arc<str>,
     ty: TensorType,
     rows: usize,
     cols: usize,
@@ -82,6 +83,11 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// GGUF's name of the tensor.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// How the bytes encode values.
     pub fn tensor_type(&self) -> TensorType {
         self.ty
@@ -159,7 +165,7 @@ impl Tensors {
         let tensor = self.take(name, &[rows as u64, cols as u64])?;
         let Tensor { ty, bytes, .. } = tensor;
         Weight::new(ty, rows, cols, &bytes).map_err(|e| wrong(name, &format!("cannot be executed: {e}")))?;
-        Ok(Matrix { ty, rows, cols, bytes })
+        Ok(Matrix { name: name.into(), ty, rows, cols, bytes })
     }
 
     /// Takes the `count` matrices `[rows, cols]` of a tensor `[count, rows, cols]`.
@@ -169,11 +175,12 @@ impl Tensors {
     pub fn matrices(&mut self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<Matrix>> {
         let Tensor { ty, bytes, .. } = self.take(name, &[count as u64, rows as u64, cols as u64])?;
         let size = bytes.len() / count.max(1);
+        let label: Arc<str> = name.into();
         let one = |i: usize| {
             let part = bytes.part(i * size..(i + 1) * size).ok_or_else(|| wrong(name, "is too short"))?;
             Weight::new(ty, rows, cols, &part)
                 .map_err(|e| wrong(name, &format!("cannot be executed: {e}")))?;
-            Ok(Matrix { ty, rows, cols, bytes: part })
+            Ok(Matrix { name: label.clone(), ty, rows, cols, bytes: part })
         };
         (0..count).map(one).collect()
     }

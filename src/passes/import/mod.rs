@@ -13,30 +13,35 @@ use std::path::Path;
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::families::{self, Family};
 use crate::formats::hf_config::Config;
+use crate::formats::quantization_config;
 use crate::ir::{Metadata, Module};
 use crate::tokenizer::hf;
 
-use super::Context;
+use super::{Context, consolidated, dequantize};
 
 /// Runs the pass.
 ///
 /// # Errors
 /// The checkpoint is of no known family, its configuration asks for what is not implemented, or a
 /// tensor is unknown.
-pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
+pub fn run(module: Module, context: &Context<'_>) -> Result<Module> {
     if module.texts.is_empty() {
         return Ok(module);
     }
-    let text = module.text("config.json").ok_or_else(|| {
+    let mut module = consolidated::run(module)?;
+    let text = module.text("config.json").cloned().ok_or_else(|| {
         Diagnostic::error("the checkpoint has no config.json").help("copy it from the original model")
     })?;
     let config = Config::parse(&text.path, &text.bytes)?;
     let architecture = config.optional_strs("architectures")?.and_then(|all| all.first().copied());
     let architecture = architecture.ok_or_else(|| config.error("architectures", "the key is missing"))?;
     let family = families::by_checkpoint(architecture).map_err(|e| in_file(e, &text.path))?;
+    let quantization = quantization_config::read(&text.path, &text.bytes)?;
+    module.tensors = dequantize::run(module.tensors, quantization)?;
     // A model that also sees or hears has the part that reads and writes in a section.
     let section = config.section("text_config")?;
     let config = section.as_ref().unwrap_or(&config);
+    config.ignore(quantization_config::KEYS);
     let mut imported = (family.import)(config)?;
     for key in config.unread() {
         context.note(

@@ -9,7 +9,7 @@ use mdl_kernels::ops::rope::rope;
 use mdl_kernels::region::{Kind, PlaneId, Planes, Team};
 
 use super::cpu_ops::{CpuOp, Scratch, angles, norm_in_place, rope_kind};
-use super::{Backend, Column, State};
+use super::{Backend, Column, Observer, State, observe};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::runtime::kv::{KvLayout, KvType, PAGE, PageId, Shift, slot};
 use crate::runtime::program::{BufferId, Element, Extent, Hidden, Op, Program, Room};
@@ -239,6 +239,60 @@ impl CpuState {
         shared.team.run(&mut self.planes, &operations);
     }
 
+    /// Runs the step one operation at a time, and shows what each product multiplies.
+    fn run_observed(
+        &mut self,
+        columns: &[Column],
+        tables: &[&[PageId]],
+        outputs: &[usize],
+        see: &mut Observer<'_>,
+    ) {
+        let shared = self.shared.clone();
+        for i in 0..shared.program.ops.len() {
+            if let Some(product) = observe::product(&shared.program, i) {
+                let buffer = &shared.program.buffers[product.input.0];
+                let count = match buffer.extent {
+                    Extent::Columns => columns.len(),
+                    Extent::Outputs => outputs.len(),
+                };
+                let chosen = product.chosen.map(|id| {
+                    let width = shared.program.buffers[id.0].width;
+                    self.planes.f32(PlaneId(id.0))[..count * width].to_vec()
+                });
+                let values = &self.planes.f32(PlaneId(product.input.0))[..count * buffer.width];
+                product.show(chosen.as_deref(), values, count, see);
+            }
+            self.run(i..i + 1, columns, tables, outputs);
+        }
+    }
+
+    fn step_with(
+        &mut self,
+        columns: &[Column],
+        tables: &[&[PageId]],
+        outputs: &[usize],
+        see: Option<&mut Observer<'_>>,
+    ) -> Result<()> {
+        self.outputs = 0;
+        self.check(columns, tables, outputs)?;
+        let shared = self.shared.clone();
+        for (rotation, table) in shared.program.rotations.iter().zip(&mut self.angles) {
+            angles(rotation.frequencies(self.room.context), columns, table);
+        }
+        match see {
+            None => self.run(0..shared.program.ops.len(), columns, tables, outputs),
+            Some(see) => self.run_observed(columns, tables, outputs, see),
+        }
+        let result = shared.program.logits.unwrap_or(hidden_buffer(&shared.program));
+        let width = shared.program.buffers[result.0].width;
+        let values = &self.planes.f32(PlaneId(result.0))[..outputs.len() * width];
+        if values.iter().any(|v| !v.is_finite()) {
+            return Err(self.diagnose(columns, tables, outputs));
+        }
+        self.outputs = outputs.len();
+        Ok(())
+    }
+
     /// Runs the step again, one operation at a time, to find the first result that is not finite.
     fn diagnose(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Errors {
         let mut place = "the logits".to_owned();
@@ -279,21 +333,17 @@ impl CpuState {
 
 impl State for CpuState {
     fn step(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()> {
-        self.outputs = 0;
-        self.check(columns, tables, outputs)?;
-        let shared = self.shared.clone();
-        for (rotation, table) in shared.program.rotations.iter().zip(&mut self.angles) {
-            angles(rotation.frequencies(self.room.context), columns, table);
-        }
-        self.run(0..shared.program.ops.len(), columns, tables, outputs);
-        let result = shared.program.logits.unwrap_or(hidden_buffer(&shared.program));
-        let width = shared.program.buffers[result.0].width;
-        let values = &self.planes.f32(PlaneId(result.0))[..outputs.len() * width];
-        if values.iter().any(|v| !v.is_finite()) {
-            return Err(self.diagnose(columns, tables, outputs));
-        }
-        self.outputs = outputs.len();
-        Ok(())
+        self.step_with(columns, tables, outputs, None)
+    }
+
+    fn step_observed(
+        &mut self,
+        columns: &[Column],
+        tables: &[&[PageId]],
+        outputs: &[usize],
+        see: &mut Observer<'_>,
+    ) -> Result<()> {
+        self.step_with(columns, tables, outputs, Some(see))
     }
 
     fn logits(&mut self, i: usize) -> &mut [f32] {

@@ -4,8 +4,11 @@ pub mod cpu;
 mod cpu_attention;
 mod cpu_experts;
 mod cpu_ops;
+mod observe;
 
-use crate::diagnostic::Result;
+pub use observe::Observer;
+
+use crate::diagnostic::{Diagnostic, Result};
 
 use super::kv::{PageId, Shift};
 use super::program::{Program, Room};
@@ -48,6 +51,21 @@ pub trait State: Send {
     /// A column, a page or an output does not fit the room, or the result is not finite; then the
     /// operation that made it is named.
     fn step(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()>;
+
+    /// As [`State::step`], and `see` is told what each matrix is multiplied with. The program must not
+    /// be fused ([`Program::lower_observable`]).
+    ///
+    /// # Errors
+    /// As [`State::step`]; or the backend shows nothing.
+    fn step_observed(
+        &mut self,
+        _columns: &[Column],
+        _tables: &[&[PageId]],
+        _outputs: &[usize],
+        _see: &mut Observer<'_>,
+    ) -> Result<()> {
+        Err(Diagnostic::error("this device does not show what it multiplies").code("not-implemented").into())
+    }
 
     /// The logits of output `i` of the last step.
     ///

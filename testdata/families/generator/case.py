@@ -23,7 +23,8 @@ class Case:
     first: tuple = ()
     prompts: dict = dataclasses.field(default_factory=lambda: {"prompt": 64})
     generation: dict = dataclasses.field(default_factory=dict)
-    converter: tuple = ()
+    converter: tuple = ()  # more options for the converter
+    published_config: bool = False  # the converter is to read config.json itself, not through the library's newer class
     name: str = ""
 
     def tensors(self, folder):
@@ -44,15 +45,15 @@ class Case:
 
     def write(self, folder):
         files = self.write_text(folder)
-        kind = {"torch_dtype" if "rope_theta" in str(self.config) else "dtype": {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}[self.dtype]}
+        kind = {"dtype" if "rope_parameters" in str(self.config) else "torch_dtype": {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}[self.dtype]}
         checkpoint.write_json(folder / "config.json", {"architectures": [self.cls]} | dict(sorted((self.config | kind).items())))
         if self.generation:
             checkpoint.write_json(folder / "generation_config.json", self.generation)
         checkpoint.store(folder, self.tensors(folder), self.dtype, self.shards)
-        model = checkpoint.load(folder, self.cls)
-        self.write_reference(folder, model, files)
+        self.write_reference(folder, files)
 
-    def write_reference(self, folder, model, files):
+    def write_reference(self, folder, files, model=None):
+        model = model or checkpoint.load(folder, self.cls)
         runs = {key: checkpoint.generate(model, f"{self.name}/{key}", n, self.first, text.ordinary(files)) for key, n in self.prompts.items()}
         main = runs.pop("prompt")
         checkpoint.write_json(folder / "reference.json", {"arithmetic": "float32, from the stored values"} | main | runs)

@@ -12,11 +12,13 @@ from .checkpoint import write_json
 # Runs the converter with the name of the pre-tokenizer given, which it otherwise looks up by a hash of a published vocabulary.
 DRIVER = """
 import runpy, sys
-tree, pre = sys.argv[1:3]
+tree, pre, published = sys.argv[1:4]
 sys.path.insert(0, tree + "/gguf-py"); sys.path.insert(0, tree)
-from conversion.base import TextModel
-TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
-sys.argv = [tree + "/convert_hf_to_gguf.py"] + sys.argv[3:]
+import conversion.base as base
+base.TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+if published == "True":
+    base.AutoConfig = None
+sys.argv = [tree + "/convert_hf_to_gguf.py"] + sys.argv[4:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -32,7 +34,7 @@ def convert(folder, case, tree, keep):
         with tempfile.TemporaryDirectory() as scratch:
             target = (keep or pathlib.Path(scratch)) / f"{folder.name}-{kind}.gguf"
             target.parent.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, "-c", DRIVER, str(tree), case.pre, str(folder), "--outfile", str(target), "--outtype", kind, *case.converter]
+            command = [sys.executable, "-c", DRIVER, str(tree), case.pre, str(case.published_config), str(folder), "--outfile", str(target), "--outtype", kind, *case.converter]
             result = subprocess.run(command, capture_output=True, text=True)
             if result.returncode != 0 or not target.is_file():
                 lines = [line for line in result.stderr.strip().splitlines() if line and "|" not in line and "File " not in line]
