@@ -58,6 +58,7 @@ pub fn run(module: Module, context: &Context<'_>) -> Result<Module> {
         tensors::import(&module, family, &imported, context)?
     };
     module.tensors = tensors;
+    tensors::describe_projections(&mut module);
     module.texts.clear();
     Ok(module)
 }
