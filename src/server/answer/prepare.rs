@@ -187,7 +187,7 @@ fn check_support(model: &Served, job: &Job, syntax: &OutputSyntax, tools: &[Json
     let name = &model.name;
     let template = model.loaded.template();
     let lacks = |what: &str| ApiError::bad_request(format!("{name} does not support {what}"));
-    if model.loaded.pooling_type().is_some() {
+    if model.loaded.makes_embeddings() {
         let what = if is_chat(&job.input) { "chat" } else { "generate" };
         return Err(ApiError::bad_request(format!("\"{name}\" does not support {what}")).param("model"));
     }
