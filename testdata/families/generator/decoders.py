@@ -91,8 +91,10 @@ DECODERS = {
             "image_token_index": 10, "model_type": "mistral3", "multimodal_projector_bias": False, "projector_hidden_act": "gelu", "spatial_merge_size": 2,
             "text_config": MISTRAL | {"head_dim": 32, "model_type": "mistral", "rope_theta": 1000000000.0, "vocab_size": 384},
             "tie_word_embeddings": False, "vision_config": PIXTRAL, "vision_feature_layer": -1}),
+    # Betas that are not the usual ones, and a base for which they matter.
     "ministral3": Case(
-        cls="Ministral3ForCausalLM", text=lambda: text.tekken(chat_file=True), pre="tekken", first=(1,), config=MINISTRAL),
+        cls="Ministral3ForCausalLM", text=lambda: text.tekken(chat_file=True), pre="tekken", first=(1,),
+        config=MINISTRAL | {"rope_parameters": YARN | {"beta_fast": 2.0, "beta_slow": 0.5, "rope_theta": 100.0}}),
     # As published: inside a model that sees.
     "ministral3-conditional": Case(
         cls="Mistral3ForConditionalGeneration", text=lambda: text.tekken(chat_file=True), pre="tekken", first=(1,),
