@@ -6,20 +6,21 @@ pub mod importance;
 pub mod limit;
 pub mod measure;
 pub mod models;
+mod templates;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::codegen::{self, Progress};
-use crate::diagnostic::{Diagnostic, Result};
+use crate::diagnostic::{Diagnostic, Location, Result};
 use crate::ir::Module;
-use crate::modelfile::{self, Checked, Recipe, path};
+use crate::modelfile::{self, Checked, Recipe};
 use crate::passes::{Context, fuse, import, package, quantize, resolve, verify};
-use crate::prompt::agreement::Trial;
-use crate::prompt::{Renderer, SpecialTokens};
+use crate::prompt::{self, Limits, Renderer};
 use crate::store::{Layer, Name, Published, Store};
-use crate::tokenizer::Tokenizer;
 use crate::world::{self, EntryKind, World};
+
+pub use templates::{is_template, read_template, template};
 
 /// A Modelfile that was read and checked, and the directory its paths start from.
 pub struct Input {
@@ -48,7 +49,15 @@ pub fn read(world: &dyn World, path: &Path) -> Result<Input> {
     } else {
         world::read_file(world, &file, modelfile::MAX_BYTES as u64)?
     };
-    let checked = modelfile::check(world, &directory, &file.display().to_string(), &bytes);
+    let mut checked = modelfile::check(world, &directory, &file.display().to_string(), &bytes);
+    let place = checked.recipe.spans.template.as_ref();
+    if let Some(text) = checked.recipe.prompt.template.as_deref().filter(|t| !t.is_empty()) {
+        checked.diagnostics.extend(prompt::check::check(text, place, Limits::DEFAULT));
+        checked.diagnostics.sort_by_key(|d| match &d.location {
+            Some(Location::Text(span)) => span.range.start,
+            _ => usize::MAX,
+        });
+    }
     Ok(Input { path: file, directory, checked })
 }
 
@@ -67,7 +76,7 @@ pub fn compile(
     observe("resolve", &module);
 
     let mut module = import::run(module, context)?;
-    try_templates(&mut module, recipe, context, renderer)?;
+    templates::try_templates(&mut module, recipe, context, renderer)?;
     verify::structure(&module)?;
     verify::family(&module)?;
     observe("import", &module);
@@ -81,37 +90,6 @@ pub fn compile(
     verify::family(&module)?;
     observe("quantize", &module);
     Ok(module)
-}
-
-/// Looks at how the model is spoken to. Weights from outside of the store get the TEMPLATE that their own chat
-/// template is known by; and where this build decides on a template, it is tried.
-fn try_templates(
-    module: &mut Module,
-    recipe: &Recipe,
-    context: &Context<'_>,
-    renderer: &Renderer,
-) -> Result<()> {
-    let is_there = |from: &str| {
-        path::expand(context.world, &context.directory, from).is_ok_and(|p| context.world.kind(&p).is_some())
-    };
-    let from_files = recipe.from.first().is_some_and(|from| is_there(&from.value));
-    if !from_files && recipe.prompt.template.is_none() {
-        return Ok(());
-    }
-    let Module { metadata, prompt, .. } = module;
-    let chat_template = metadata.str("tokenizer.chat_template");
-    // One that cannot be read is an error where it is used; what is said here are warnings.
-    let tokenizer = Tokenizer::from_metadata(metadata).ok();
-    let trial = Trial { renderer, tokens: SpecialTokens::of(metadata), tokenizer: tokenizer.as_ref() };
-    if let Some(text) = chat_template.filter(|_| from_files)
-        && let Some(known) = trial.adopt(prompt, text)
-    {
-        context.note(Diagnostic::note(format!("using autodetected template {}", known.name)));
-    }
-    for warning in trial.review(prompt, chat_template, recipe.spans.template.as_ref())? {
-        context.note(warning);
-    }
-    Ok(())
 }
 
 /// Makes the artifacts of a planned module and gives them a name in the store.

@@ -28,7 +28,7 @@ fn compile_on(base: &Path, lines: &str) -> Result<Module> {
     let checked = modelfile::check(&SystemWorld, &testdata(""), "Modelfile", text.as_bytes());
     let (recipe, _) = checked.into_recipe()?;
     let context = Context::new(&SystemWorld, None, testdata(""), Options::default());
-    pipeline::compile(&recipe, &context, &mut |_, _| {})
+    pipeline::compile(&recipe, &context, &mdl::prompt::Renderer::in_process(), &mut |_, _| {})
 }
 
 fn values(module: &Module, name: &str) -> Vec<f32> {
@@ -290,4 +290,39 @@ fn the_rows_of_b_go_the_way_of_the_rows_of_the_matrix() {
     let a_moved = Expr::PermuteRope { of: Box::new(a.clone()), heads: 1 };
     let wrong = evaluated(&low_rank(&permute(&w), &a_moved, &b));
     assert!(difference(&wrong, &dense) > 0.1);
+}
+
+#[test]
+fn adapters_add_up_each_by_its_scale() {
+    let base = all_values(&compile("").unwrap());
+    let of = |lines: &str| all_values(&compile(lines).unwrap());
+    let (plain, lora) = (of("ADAPTER peft-plain\n"), of("ADAPTER mlx-lora\n"));
+    let both = of("ADAPTER peft-plain 0.5\nADAPTER ./mlx-lora -2\n");
+    let mut changed_by_both = 0;
+    for (name, found) in &both {
+        let (base, plain, lora) = (&base[name], &plain[name], &lora[name]);
+        let expected: Vec<f32> = (0..base.len())
+            .map(|i| {
+                let by = |fused: &[f32]| f64::from(fused[i]) - f64::from(base[i]);
+                (f64::from(base[i]) + 0.5 * by(plain) - 2.0 * by(lora)) as f32
+            })
+            .collect();
+        assert!(difference(found, &expected) < 2e-6, "{name}");
+        changed_by_both += usize::from(plain != base && lora != base);
+    }
+    assert_eq!(changed_by_both, 6);
+}
+
+#[test]
+fn what_is_no_product_has_no_scale() {
+    for case in ["peft-dora", "peft-head", "mlx-full", "mlx-dora"] {
+        let errors = compile(&format!("ADAPTER {case} 0.5\n")).expect_err(case);
+        assert_eq!(errors.0[0].code, "adapter-scale", "{case}");
+        let span = match &errors.0[0].location {
+            Some(mdl::diagnostic::Location::Text(span)) => &span.source.text[span.range.clone()],
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(span, "0.5");
+        assert!(compile(&format!("ADAPTER {case} 1.0\n")).is_ok(), "{case}");
+    }
 }

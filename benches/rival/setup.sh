@@ -31,9 +31,9 @@ if [ ! -x bin/llama-quantize ]; then
         "$source/ggml/src/ggml-cpu/amx/mmq.cpp"
     cmake -S "$source" -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF \
         -DLLAMA_OPENSSL=OFF -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF
-    ninja -C build llama-quantize llama-perplexity llama-bench
+    ninja -C build llama-quantize llama-perplexity llama-bench llama-imatrix
     mkdir -p bin
-    cp build/bin/llama-quantize build/bin/llama-perplexity build/bin/llama-bench bin/
+    cp build/bin/llama-quantize build/bin/llama-perplexity build/bin/llama-bench build/bin/llama-imatrix bin/
     c++ -O2 -std=c++17 -fopenmp -I"$source/include" -I"$source/ggml/include" "$here/reference.cpp" \
         build/src/libllama.a build/ggml/src/libggml.a build/ggml/src/libggml-cpu.a build/ggml/src/libggml-base.a \
         -o bin/reference

@@ -10,7 +10,6 @@ use super::{Global, usage, write_out};
 use crate::diagnostic::Result;
 use crate::pipeline::measure::{self, Measured, Reading};
 use crate::pipeline::models;
-use crate::runtime::divergence::Divergence;
 use crate::runtime::perplexity::Estimate;
 use crate::world::SystemWorld;
 
@@ -133,33 +132,35 @@ fn estimate(e: Estimate) -> Value {
 /// One figure a line.
 fn table(measured: &Measured) -> String {
     let Measured { context, chunks, scored, .. } = measured;
-    let mut out = format!("{chunks} chunks of {context} tokens, {scored} predictions scored\n\n");
-    let mut line = |name: &str, value: f64, error: Option<f64>, digits: usize, unit: &str| {
-        let error = error.map(|e| format!(" ± {e:.digits$}")).unwrap_or_default();
-        out.push_str(&format!("{name:<26} {value:>12.digits$}{error}{unit}\n"));
-    };
-    let perplexity = measured.perplexity;
-    line("perplexity", perplexity.value, Some(perplexity.error), 4, "");
+    let mut lines = Lines(format!("{chunks} chunks of {context} tokens, {scored} predictions scored\n\n"));
+    lines.estimate("perplexity", measured.perplexity, 4, "");
     if let Some(d) = &measured.divergence {
-        divergence(d, &mut line);
+        lines.estimate("perplexity of the source", d.source_perplexity, 4, "");
+        lines.estimate("ratio", d.ratio, 5, "");
+        lines.estimate("KL divergence, mean", d.mean, 6, " nats");
+        for (_, name, part) in QUANTILES {
+            lines.figure(&format!("  {name}"), d.quantile(*part), 6);
+        }
+        lines.percent("same likeliest token", d.same_top);
+        lines.percent("change of p, mean", d.delta_p);
+        lines.percent("change of p, RMS", d.delta_p_rms);
     }
-    out
+    lines.0
 }
 
-fn divergence(d: &Divergence, line: &mut dyn FnMut(&str, f64, Option<f64>, usize, &str)) {
-    line("perplexity of the source", d.source_perplexity.value, Some(d.source_perplexity.error), 4, "");
-    line("ratio", d.ratio.value, Some(d.ratio.error), 5, "");
-    line("KL divergence, mean", d.mean.value, Some(d.mean.error), 6, " nats");
-    for (_, name, part) in QUANTILES {
-        line(&format!("  {name}"), d.quantile(*part), None, 6, "");
+struct Lines(String);
+
+impl Lines {
+    fn figure(&mut self, name: &str, value: f64, digits: usize) {
+        self.0.push_str(&format!("{name:<26} {value:>12.digits$}\n"));
     }
-    let percent = |e: Estimate| (100.0 * e.value, Some(100.0 * e.error));
-    for (name, of) in [
-        ("same likeliest token", d.same_top),
-        ("change of p, mean", d.delta_p),
-        ("change of p, RMS", d.delta_p_rms),
-    ] {
-        let (value, error) = percent(of);
-        line(name, value, error, 3, " %");
+
+    fn estimate(&mut self, name: &str, of: Estimate, digits: usize, unit: &str) {
+        let Estimate { value, error } = of;
+        self.0.push_str(&format!("{name:<26} {value:>12.digits$} ± {error:.digits$}{unit}\n"));
+    }
+
+    fn percent(&mut self, name: &str, of: Estimate) {
+        self.estimate(name, Estimate { value: 100.0 * of.value, error: 100.0 * of.error }, 3, " %");
     }
 }

@@ -39,6 +39,7 @@ const EXAMPLES: &str = "\
 Examples:
   mdl build -q q4_K_M -t story Modelfile    compile a Modelfile and name the result
   mdl run story \"Once upon a time\"          run it
+  mdl eval story:q4 --against story:f16     how far it is from its float weights
   mdl check --message-format json           diagnose ./Modelfile for an editor or CI
 
 Exit codes: 0 done, 1 the input is wrong, 2 usage, 3 the environment failed, 130 interrupted.";

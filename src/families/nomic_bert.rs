@@ -74,6 +74,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "last_layer_subset",
     "layer_norm_training",
     "rotary_scaling_factor",
+    "scale_attn_weights",
 ];
 
 fn import(config: &Config) -> Result<Imported> {

@@ -48,6 +48,9 @@ fn import(config: &Config) -> Result<Imported> {
             None => (0..hparams.blocks).map(|block| is_local(block as usize)).collect(),
         };
         hparams.set("attention.sliding_window_pattern", blocks);
+        if let Some(theta) = rope.local_theta.or(rope.theta) {
+            hparams.set("rope.freq_base_swa", theta);
+        }
     } else {
         hparams.ignore(&["layer_types"]);
     }

@@ -38,7 +38,14 @@ const FUSED_ATTENTION: &[TensorRule] = &[
 fn import(config: &Config) -> Result<Imported> {
     let mut hparams = Hparams::read("phi3", config, &RMS, Defaults::default())?;
     hparams.activation(&["silu", "swish"])?;
-    hparams.ignore(&["attention_bias", "embd_layer", "interpolate_factor", "full_attn_mod", "lm_head_bias"]);
+    hparams.ignore(&[
+        "attention_bias",
+        "embd_layer",
+        "interpolate_factor",
+        "full_attn_mod",
+        "lm_head_bias",
+        "mlp_bias",
+    ]);
     hparams.ignore(&["layer_types"]);
     let mut rope = RopeConfig::read(config)?;
     rope.theta = rope.theta.or(Some(DEFAULT_THETA));

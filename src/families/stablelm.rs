@@ -55,7 +55,7 @@ fn import(config: &Config) -> Result<Imported> {
     } else {
         rope.all_read_but_theta()?;
     }
-    let parallel = config.optional_bool("use_parallel_residual")?.unwrap_or(true);
+    let parallel = config.optional_bool("use_parallel_residual")?.unwrap_or(false);
     hparams.set("use_parallel_residual", parallel);
     Ok(hparams.finish())
 }

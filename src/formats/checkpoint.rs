@@ -269,10 +269,14 @@ pub(super) fn open_files(
         let inside = directory.resolve(name)?;
         let path = directory.path().join(name);
         let file = world.open(&inside).map_err(|e| Diagnostic::io("read", &path, &e))?;
-        let tensors = match name.ends_with(".safetensors") {
+        let mut tensors = match name.ends_with(".safetensors") {
             true => Safetensors::read(&path, &*file)?.tensors,
             false => torch::read(&path, &*file)?,
         };
+        // A directory beside the model is a module of its own, whose names are its own too.
+        if let Some((module, _)) = name.rsplit_once('/').filter(|_| names.iter().any(|n| !n.contains('/'))) {
+            tensors.iter_mut().for_each(|tensor| tensor.name = format!("{module}/{}", tensor.name));
+        }
         files.push(CheckpointFile { path, file, tensors });
     }
     let mut seen: HashMap<&str, &CheckpointFile> = HashMap::new();

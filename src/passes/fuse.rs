@@ -11,27 +11,17 @@
 use std::collections::HashMap;
 
 use crate::diagnostic::{Diagnostic, Errors, Result};
-use crate::families::{self, Dim, Family, Make, Presence, TensorRule, fill_pattern};
+use crate::families::{self, Dim, Family, Make, Numbers, Presence, TensorRule, fill_pattern};
 use crate::ir::{Adapter, AdapterChange, Change, Expr, Module, Shape, Tensor};
 
 use super::Context;
+use super::import::{tensors, usual};
 
 /// The most differences between an adapter and the model that are named.
 const MOST_NAMED: usize = 5;
 
 /// The name of the embedding matrix in GGUF.
 const EMBEDDING: &str = "token_embd.weight";
-
-/// What may stand before a checkpoint's names where an adapter was trained on a part of the model, or
-/// on a model that has this one as a part: its prefix, and the model's.
-const PREFIXES: &[(&str, &str)] = &[
-    ("", ""),
-    ("", "model."),
-    ("model.", ""),
-    ("model.language_model.", "model."),
-    ("language_model.model.", "model."),
-    ("language_model.", ""),
-];
 
 /// Runs the pass.
 ///
@@ -66,6 +56,8 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
 /// A change under the name that its tensor has in the module.
 struct Placed {
     name: String,
+    /// The matrix of a stack, such as one expert's.
+    part: Option<usize>,
     change: Change,
 }
 
@@ -81,12 +73,11 @@ impl Placed {
             );
             return Err(Diagnostic::error(message).in_file(&adapter.path, "").code("adapter-base"));
         }
-        let shapes: HashMap<&str, Shape> =
-            module.tensors.iter().map(|t| (t.name.as_str(), t.shape())).collect();
+        let tensors: HashMap<&str, &Tensor> = module.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let mut placed = Vec::with_capacity(adapter.changes.len());
         let mut differences = Vec::new();
         for change in &adapter.changes {
-            match place(change, module, family, &shapes) {
+            match place(change, module, family, &tensors) {
                 Ok(change) => placed.push(change),
                 Err(difference) => differences.push(difference),
             }
@@ -99,8 +90,13 @@ impl Placed {
 
     fn apply(self, module: &mut Module) {
         let Some(tensor) = module.tensors.iter_mut().find(|t| t.name == self.name) else { return };
-        let base = std::mem::replace(&mut tensor.expr, Expr::Stack(vec![]));
-        tensor.expr = match self.change {
+        let place = match (&mut tensor.expr, self.part) {
+            (Expr::Stack(parts), Some(part)) => parts.get_mut(part),
+            (expr, _) => Some(expr),
+        };
+        let Some(place) = place else { return };
+        let base = std::mem::replace(place, Expr::Stack(vec![]));
+        *place = match self.change {
             Change::LowRank { a, b, scale, magnitude } => {
                 let sum = Expr::LowRank { base: Box::new(base), a: Box::new(a), b: Box::new(b), scale };
                 match magnitude {
@@ -145,70 +141,76 @@ fn place(
     change: &AdapterChange,
     module: &Module,
     family: &Family,
-    shapes: &HashMap<&str, Shape>,
+    tensors: &HashMap<&str, &Tensor>,
 ) -> Result<Placed, String> {
     let target = change.target.as_str();
-    let (rule, block, heads) = find(target, module, family)
+    let found = find(target, family)
         .ok_or_else(|| format!("`{target}` is no tensor of the family `{}`", family.architecture))?;
-    match (rule.make, &change.change) {
-        (Make::Stack, _) => {
-            return Err(format!("`{target}` is one of many experts: they cannot be adapted yet"));
-        }
-        (Make::PlusOne, Change::Replace(_)) => {
-            return Err(format!(
-                "`{target}` is a norm that GGUF stores with one added: it cannot be replaced yet"
-            ));
-        }
-        _ => {}
-    }
-    let name = fill_pattern(rule.gguf, block);
+    let rule = found.rule;
+    let name = fill_pattern(rule.gguf, found.numbers.block);
     // The output matrix may be the embedding matrix.
-    let shape = shapes
+    let tensor = tensors
         .get(name.as_str())
-        .or_else(|| shapes.get(EMBEDDING).filter(|_| rule.presence == Presence::Untied))
+        .or_else(|| tensors.get(EMBEDDING).filter(|_| rule.presence == Presence::Untied))
         .ok_or_else(|| format!("the model has no `{target}`"))?;
-    let order = |of: &Expr| match heads {
-        Some(heads) => Expr::PermuteRope { of: Box::new(of.clone()), heads },
-        None => of.clone(),
-    };
-    let (found, change) = match &change.change {
-        Change::LowRank { a, b, scale, magnitude } => {
-            let found = Shape(vec![b.shape().rows(), a.shape().cols()]);
-            let magnitude = magnitude.as_ref().map(order);
-            (found, Change::LowRank { a: a.clone(), b: order(b), scale: *scale, magnitude })
+    let (shape, part) = match (rule.make, found.numbers.part) {
+        (Make::Stack, Some(number)) => {
+            let Expr::Stack(parts) = &tensor.expr else {
+                return Err(format!("`{target}` is a part of `{name}`, which is stored in one piece"));
+            };
+            let part = usize::try_from(number).ok().filter(|part| *part < parts.len());
+            let part = part.ok_or_else(|| format!("the model has no `{target}`"))?;
+            (parts[part].shape(), Some(part))
         }
-        Change::Replace(new) => (new.shape(), Change::Replace(order(new))),
+        _ => (tensor.shape(), None),
     };
-    if found == *shape {
-        return Ok(Placed { name, change });
+    // Rows go the way that import sends those of the tensor.
+    let import = |of: &Expr, rule: &TensorRule| match found.is_imported {
+        true => tensors::make(rule, of.clone(), family, &module.metadata),
+        false => of.clone(),
+    };
+    let (is, change) = match &change.change {
+        Change::LowRank { a, b, scale, magnitude } => {
+            let is = Shape(vec![b.shape().rows(), a.shape().cols()]);
+            let magnitude = magnitude.as_ref().map(|m| import(m, rule));
+            (is, Change::LowRank { a: a.clone(), b: import(b, rule), scale: *scale, magnitude })
+        }
+        Change::Replace(new) => (new.shape(), Change::Replace(import(new, rule))),
+    };
+    let becomes = match &change {
+        Change::LowRank { a, b, .. } => Shape(vec![b.shape().rows(), a.shape().cols()]),
+        Change::Replace(new) => new.shape(),
+    };
+    if becomes == shape {
+        return Ok(Placed { name, part, change });
     }
-    let tokens = if found.rank() == 2 && found.cols() == shape.cols() && rule.shape.contains(&Dim::Vocabulary)
-    {
+    let tokens = if is.rank() == 2 && is.cols() == shape.cols() && rule.shape.contains(&Dim::Vocabulary) {
         ": tokens were added to the vocabulary it was trained with"
     } else {
         ""
     };
-    Err(format!("`{target}` is {found} in the adapter and {shape} in the model{tokens}"))
+    Err(format!("`{target}` is {is} in the adapter and {shape} in the model{tokens}"))
 }
 
-/// The rule of a tensor by its checkpoint's name or by GGUF's, its block, and the number of heads whose
-/// rows import puts in another order.
-fn find(
-    target: &str,
-    module: &Module,
-    family: &Family,
-) -> Option<(&'static TensorRule, Option<u64>, Option<u64>)> {
-    let by_checkpoint = PREFIXES.iter().find_map(|(theirs, ours)| {
-        let rest = target.strip_prefix(theirs)?;
-        if ours.is_empty() && theirs.is_empty() {
-            return family.by_checkpoint_name(rest);
-        }
-        family.by_checkpoint_name(&format!("{ours}{rest}"))
-    });
+/// What a name stands for.
+struct Found {
+    rule: &'static TensorRule,
+    numbers: Numbers,
+    /// It is a checkpoint's name, so that what it names is imported.
+    is_imported: bool,
+}
+
+/// The rule of a tensor by its checkpoint's name or by GGUF's.
+fn find(target: &str, family: &Family) -> Option<Found> {
+    let by_checkpoint =
+        family.by_checkpoint_name(target).or_else(|| family.by_checkpoint_name(&usual(target)));
     match by_checkpoint {
-        Some((rule, numbers)) => Some((rule, numbers.block, family.heads(rule.rows, &module.metadata))),
-        // GGUF's order of rows already.
-        None => family.by_gguf_name(target).map(|(rule, block)| (rule, block, None)),
+        Some((rule, numbers)) => Some(Found { rule, numbers, is_imported: true }),
+        None => family.by_gguf_name(target).map(|(rule, block)| Found {
+            rule,
+            numbers: Numbers { block, part: None },
+            is_imported: false,
+        }),
     }
 }
 

@@ -5,12 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Diagnostic, Errors, Location, Result};
+use crate::diagnostic::{Diagnostic, Errors, Location, Result, Span};
 use crate::formats::adapter::{Adapter as AdapterFiles, AdapterKind, Factor, TensorRef};
 use crate::formats::checkpoint::{self, Checkpoint, Weights};
 use crate::formats::gguf;
 use crate::ir::{Adapter, AdapterChange, Change, Expr, FileId, Module, Shape, SourceText, Tensor};
-use crate::modelfile::{Recipe, Spanned, path};
+use crate::modelfile::{AdapterLine, Recipe, Spanned, path};
 use crate::store::{Name, Store, Stored, media};
 use crate::world::{EntryKind, World};
 
@@ -50,7 +50,7 @@ pub fn run(recipe: &Recipe, context: &Context<'_>) -> Result<Module> {
         return Err(refuse_draft(recipe, draft, context));
     }
     for adapter in &recipe.adapters {
-        resolve_adapter(&mut module, adapter, context).map_err(|e| at(e, adapter))?;
+        resolve_adapter(&mut module, adapter, context).map_err(|e| at(e, &adapter.path))?;
     }
     let base = std::mem::take(&mut module.prompt);
     module.prompt = package::overlay(base, recipe.prompt.clone());
@@ -243,8 +243,8 @@ fn nowhere(from: &Spanned<String>, path: &Path, store: Option<&Store>) -> Errors
     d.into()
 }
 
-fn resolve_adapter(module: &mut Module, line: &Spanned<String>, context: &Context<'_>) -> Result<()> {
-    let path = path::expand(context.world, &context.directory, &line.value)?;
+fn resolve_adapter(module: &mut Module, line: &AdapterLine, context: &Context<'_>) -> Result<()> {
+    let path = path::expand(context.world, &context.directory, &line.path.value)?;
     if context.world.kind(&path).is_none() {
         return Err(Diagnostic::error(format!("there is no adapter at {}", path.display()))
             .code("adapter-not-found")
@@ -252,6 +252,10 @@ fn resolve_adapter(module: &mut Module, line: &Spanned<String>, context: &Contex
     }
     let adapter = AdapterFiles::open(context.world, &path)?;
     let files: Vec<FileId> = adapter.files.iter().map(|f| module.add_file(&f.path, f.file.clone())).collect();
+    let scale = line.scale.as_ref().map_or(1.0, |scale| scale.value);
+    if let Some(scale) = line.scale.as_ref().filter(|scale| scale.value != 1.0) {
+        refuse_scale(&adapter, &scale.span)?;
+    }
     let load = |of: &TensorRef| of.tensor.load(files[of.file]);
     let oriented = |factor: &Factor| match factor.transposed {
         true => Expr::Transpose(Box::new(load(&factor.tensor))),
@@ -266,7 +270,7 @@ fn resolve_adapter(module: &mut Module, line: &Spanned<String>, context: &Contex
         change: Change::LowRank {
             a: oriented(&pair.a),
             b: oriented(&pair.b),
-            scale: pair.scale,
+            scale: pair.scale * scale,
             magnitude: pair.magnitude.as_ref().map(|m| vector(load(m))),
         },
     });
@@ -279,6 +283,22 @@ fn resolve_adapter(module: &mut Module, line: &Spanned<String>, context: &Contex
         changes,
     });
     Ok(())
+}
+
+/// Refuses a scale of what is no product: there is no half of a tensor that takes another's place.
+fn refuse_scale(adapter: &AdapterFiles, scale: &Span) -> Result<()> {
+    let what = if !adapter.whole.is_empty() {
+        "brings whole tensors"
+    } else if adapter.pairs.iter().any(|pair| pair.magnitude.is_some()) {
+        "is a DoRA, which sets the lengths of rows"
+    } else {
+        return Ok(());
+    };
+    Err(Diagnostic::error(format!("an adapter that {what} cannot be scaled"))
+        .at(scale)
+        .code("adapter-scale")
+        .help("only what a low-rank product adds has a scale")
+        .into())
 }
 
 /// A load of `[1, n]` as one of `[n]`.

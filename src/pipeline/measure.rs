@@ -16,7 +16,8 @@ pub const TEXT: &str = include_str!("measure.txt");
 /// The most bytes of a text.
 const TEXT_LIMIT: u64 = 256 << 20;
 
-/// Reads a text to measure on.
+/// Reads a text to measure on, as it is: llama-perplexity and llama-imatrix read `\n` and other escapes
+/// in it unless they are given `--no-escape`.
 ///
 /// # Errors
 /// It cannot be read, is larger than 256 MiB, or is no UTF-8.

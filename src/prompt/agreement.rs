@@ -7,13 +7,13 @@ use jiff::civil::DateTime;
 
 use crate::diagnostic::{Diagnostic, Errors, Result, Severity, Span};
 use crate::ir::{self, ParameterValue};
-use crate::tokenizer::{EncodeOptions, Tokenizer};
+use crate::tokenizer::{EncodeOptions, TokenType, Tokenizer};
 
 use super::chat::{ChatRequest, SpecialTokens, Template};
 use super::isolated::Renderer;
 use super::known::{self, Known};
 use super::limits::Limits;
-use super::standard::{self, Conversation};
+use super::standard::{self, Conversation, REFUSES};
 
 /// What templates are tried with.
 pub struct Trial<'a> {
@@ -50,9 +50,6 @@ pub struct Difference {
     /// How the second goes on.
     pub second: String,
 }
-
-/// Codes of errors with which a chat template refuses a conversation, or fails on it.
-const REFUSES: [&str; 2] = ["template-raised", "template-execution"];
 
 impl Trial<'_> {
     fn render(&self, template: &Template, conversation: &Conversation, now: DateTime) -> Result<String> {
@@ -141,13 +138,11 @@ impl Trial<'_> {
         if stops || between.trim().is_empty() {
             return None;
         }
-        // A token of its own ends the turn; of plain text, the first line.
-        let mark = ids.iter().filter_map(|&id| tokenizer.token_text(id)).find(|t| t.starts_with('<'));
-        let line = || between.trim_start().lines().next().unwrap_or_default();
-        Some(
-            mark.filter(|m| between.trim_start().starts_with(m))
-                .map_or_else(|| line().to_owned(), str::to_owned),
-        )
+        // Where a token of its own ends the turn it is named; of plain text, the first line.
+        let first = between.trim_start();
+        let control = ids.iter().find(|&&id| tokenizer.token_type(id) == Some(TokenType::Control));
+        let mark = control.and_then(|&id| tokenizer.token_text(id)).filter(|text| first.starts_with(text));
+        Some(mark.or_else(|| first.lines().next()).unwrap_or_default().to_owned())
     }
 
     /// True when the text of a question begins with BOS twice.
@@ -300,6 +295,16 @@ mod tests {
             "starcoder2-instruct" => ("<|endoftext|>", "<|endoftext|>"),
             "llama3-instruct" | "chatqa" => ("<|begin_of_text|>", "<|eot_id|>"),
             _ => ("<s>", "</s>"),
+        }
+    }
+
+    #[test]
+    fn each_known_template_ends_an_answer() {
+        for known in &KNOWN {
+            let (bos, eos) = special(known.name);
+            let between = trial(bos, eos).after_answer(&go(known.go)).unwrap();
+            let ends = known.stop.iter().any(|stop| between.contains(stop)) || between.contains(eos);
+            assert!(ends, "{}: {between:?}", known.name);
         }
     }
 

@@ -7,6 +7,7 @@
 
 pub mod agreement;
 mod chat;
+pub mod check;
 mod go;
 mod go_values;
 pub mod gotemplate;

@@ -3,7 +3,10 @@
 use jiff::civil::{DateTime, datetime};
 use serde_json::{Value as Json, json};
 
-use super::chat::{ChatMessage, ToolCall};
+use crate::diagnostic::Result;
+
+use super::chat::{ChatMessage, ChatRequest, SpecialTokens, Template, ToolCall};
+use super::isolated::Renderer;
 
 /// One of them.
 #[derive(Clone, Debug)]
@@ -45,6 +48,34 @@ pub fn conversations() -> Vec<Conversation> {
         Conversation { name: "a call and its result", messages: called(), tools: vec![weather()] },
     ]
 }
+
+/// What a template makes of a few of them, for a person: each under a line with its name. What the template
+/// refuses is said in its place.
+///
+/// # Errors
+/// The template is malformed, or cannot be rendered within its limits.
+pub fn preview(renderer: &Renderer, template: &Template, tokens: &SpecialTokens) -> Result<String> {
+    renderer.check(template)?;
+    let mut out = String::new();
+    let shown = |c: &Conversation| match c.tools.is_empty() {
+        true => c.messages.len() > 3,
+        false => template.supports_tools(),
+    };
+    for conversation in conversations().iter().filter(|c| shown(c)) {
+        let mut request = ChatRequest::new(&conversation.messages);
+        request.tools = &conversation.tools;
+        let text = match renderer.render(template, &request, tokens) {
+            Ok(text) => text,
+            Err(errors) if errors.0.iter().all(|d| REFUSES.contains(&d.code)) => format!("[{errors}]"),
+            Err(errors) => return Err(errors),
+        };
+        out.push_str(&format!("--- {}\n{text}\n", conversation.name));
+    }
+    Ok(out)
+}
+
+/// Codes of errors with which a chat template refuses a conversation, or fails on it.
+pub(super) const REFUSES: [&str; 2] = ["template-raised", "template-execution"];
 
 /// A question, its answer, and the next question.
 pub fn turns() -> Vec<ChatMessage> {

@@ -42,11 +42,16 @@ pub(super) fn ends_turn(text: &str) -> bool {
     ENDS_OF_TURN.contains(&text)
 }
 
-/// Makes control tokens of those that end a generation by their name but are called user-defined, which some
-/// converters do: what a user writes must not end a turn.
+/// Makes control tokens of those that end a generation by their name but are called user-defined, or plain
+/// though written `<|...|>`, which some converters do: what a user writes must not end a turn.
 pub(super) fn retype(tokens: &[String], types: &mut [TokenType]) {
     for (text, kind) in tokens.iter().zip(types) {
-        if *kind == TokenType::UserDefined && ENDS.contains(&text.as_str()) {
+        let other = match kind {
+            TokenType::UserDefined => true,
+            TokenType::Normal => text.starts_with("<|"),
+            _ => false,
+        };
+        if other && ENDS.contains(&text.as_str()) {
             *kind = TokenType::Control;
         }
     }

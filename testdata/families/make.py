@@ -18,10 +18,11 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from generator import conversion  # noqa: E402
+from generator.consolidated import CONSOLIDATED  # noqa: E402
 from generator.decoders import DECODERS  # noqa: E402
 from generator.encoders import ENCODERS  # noqa: E402
 
-ALL = DECODERS | ENCODERS
+ALL = DECODERS | CONSOLIDATED | ENCODERS
 
 
 def main():

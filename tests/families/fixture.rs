@@ -42,8 +42,8 @@ impl Fixture {
         self.json("config.json").unwrap()["architectures"][0].as_str().unwrap().to_owned()
     }
 
-    /// Compiles the checkpoint to a GGUF file in `out`.
-    pub fn compile(&self, preset: &str, out: &Path) -> PathBuf {
+    /// Compiles the checkpoint to a GGUF file in `out`; else what the compiler says.
+    pub fn compile(&self, preset: &str, out: &Path) -> Result<PathBuf, String> {
         let gguf = out.join(format!("{}-{preset}.gguf", self.name));
         let modelfile = out.join(format!("{}.Modelfile", self.name));
         std::fs::write(&modelfile, format!("FROM {}\n", self.directory.display())).unwrap();
@@ -54,15 +54,17 @@ impl Fixture {
             .arg(&modelfile)
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&output.stderr));
-        gguf
+        match output.status.success() {
+            true => Ok(gguf),
+            false => Err(format!("{} {preset}: {}", self.name, String::from_utf8_lossy(&output.stderr))),
+        }
     }
 
     /// Compiles and opens.
-    pub fn load(&self, preset: &str, out: &Path) -> Loaded {
-        let gguf = self.compile(preset, out);
-        let module = resolve::open_gguf(&SystemWorld, &gguf).unwrap();
-        Loaded::open(&module, Some(2)).unwrap_or_else(|e| panic!("{} {preset}: {e}", self.name))
+    pub fn load(&self, preset: &str, out: &Path) -> Result<Loaded, String> {
+        let gguf = self.compile(preset, out)?;
+        let failed = |e: mdl::diagnostic::Errors| format!("{} {preset}: {e}", self.name);
+        Loaded::open(&resolve::open_gguf(&SystemWorld, &gguf).map_err(failed)?, Some(2)).map_err(failed)
     }
 }
 

@@ -4,7 +4,9 @@
 
 mod names;
 mod pooling;
-mod tensors;
+pub(super) mod tensors;
+
+pub(super) use names::usual;
 
 use std::path::Path;
 

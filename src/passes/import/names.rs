@@ -19,7 +19,7 @@ const PREFIXES: &[(&str, &str)] = &[
 const SUFFIXES: &[(&str, &str)] = &[(".gamma", ".weight"), (".beta", ".bias")];
 
 /// The name as the families know it.
-pub(super) fn usual(name: &str) -> String {
+pub(in crate::passes) fn usual(name: &str) -> String {
     let prefix = PREFIXES.iter().find_map(|(from, to)| Some((name.strip_prefix(from)?, *to)));
     let name = prefix.map_or_else(|| name.to_owned(), |(rest, to)| format!("{to}{rest}"));
     match SUFFIXES.iter().find_map(|(from, to)| Some((name.strip_suffix(from)?, *to))) {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use mdl_kernels::TensorType;
+
 use super::names;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::families::{Family, Imported, Make, Presence, Rows, TensorRule, fill_pattern};
@@ -74,12 +76,27 @@ pub(super) fn import(
         let expr = Expr::Const { values: values.as_slice().into(), shape };
         tensors.push(Tensor { name: (*name).to_owned(), expr });
     }
+    for tensor in &mut tensors {
+        let source = tensor.expr.dtype();
+        if is_float32(tensor) && source != TensorType::F32 && !source.is_quantized() {
+            let of = std::mem::replace(&mut tensor.expr, Expr::Stack(vec![]));
+            tensor.expr = Expr::Encode { of: Box::new(of), dtype: TensorType::F32, imatrix: None };
+        }
+    }
     tensors.sort_by(|a, b| order(&a.name).cmp(&order(&b.name)));
     Ok(tensors)
 }
 
+/// Small matrices that GGUF has in float32 whatever the others are in: the router, positions, norms.
+const FLOAT32: &[&str] =
+    &["_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight"];
+
+fn is_float32(tensor: &Tensor) -> bool {
+    tensor.shape().rank() >= 2 && FLOAT32.iter().any(|end| tensor.name.ends_with(end))
+}
+
 /// The tensor that a rule makes.
-fn make(rule: &TensorRule, of: Expr, family: &Family, metadata: &Metadata) -> Expr {
+pub(in crate::passes) fn make(rule: &TensorRule, of: Expr, family: &Family, metadata: &Metadata) -> Expr {
     let of = match (rule.rows, family.heads(rule.rows, metadata)) {
         (Rows::AsTheyAre, _) | (_, None) => of,
         (_, Some(heads)) => Expr::permute_rope(of, heads),

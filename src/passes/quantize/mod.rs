@@ -206,9 +206,12 @@ fn is_quantizable(tensor: &Tensor) -> bool {
         && !mixture::KEPT.iter().any(|part| tensor.name.contains(part))
 }
 
-/// The type a tensor has without a preset: its source's; vectors are always F32. GGUF has no FP8,
-/// whose values are those of BF16 to its precision.
+/// The type a tensor has without a preset: what an earlier pass chose, else its source's; vectors are always F32.
+/// GGUF has no FP8, whose values are those of BF16 to its precision.
 fn natural_type(tensor: &Tensor) -> TensorType {
+    if let Expr::Encode { dtype, .. } = &tensor.expr {
+        return *dtype;
+    }
     let source = match source_type(&tensor.expr) {
         TensorType::F8_E4M3 | TensorType::F8_E5M2 => TensorType::BF16,
         source => source,

@@ -210,19 +210,28 @@ fn ranged(items: &[Item<'_>], at: usize) -> Option<ToolSyntax> {
         Some(Item::Text(before)) => before.trim_end(),
         _ => "",
     };
-    let brace = head.rfind('{')?;
-    // `{"name": "`, then `", "arguments": `.
-    let name_key = head[brace..].trim_end().rsplit('"').nth(2)?.to_owned();
+    let Some(brace) = head.rfind('{') else { return named(&head, &body[name + 1..arguments], &tail) };
+    // `{"name": "`, then `", "arguments": `; the name's quotes may be those of `json`.
+    let key = head[brace..].trim_end();
+    let key = key.strip_suffix('"').unwrap_or(key);
+    let name_key = key.rsplit('"').nth(1)?.to_owned();
     let arguments_key = middle.trim_end().strip_suffix(':')?.trim_end().rsplit('"').nth(1)?.to_owned();
     let after = tail.trim_start().strip_prefix('}')?;
     let in_list = outside.ends_with('[') && !outside.ends_with("[[");
     let close = if in_list { "" } else { after.trim_end_matches('\n') };
     let open = &head[..brace];
     let outside = if in_list { outside[..outside.len() - 1].trim_end() } else { outside };
-    let begin = tag_of(outside);
+    let begin = match tag_of(outside) {
+        "" if in_list => word_of(outside),
+        tag => tag,
+    };
     // `<tool_call>` before all calls, `</tool_call>` after them.
     let end = match items.get(at + length + 1) {
         Some(Item::Text(after)) if !in_list && !begin.is_empty() => tag_at(after),
+        // A list in a code fence.
+        Some(Item::Text(after)) if begin.starts_with(FENCE) && after.trim_start().starts_with("]```") => {
+            FENCE
+        }
         _ => "",
     };
     Some(ToolSyntax {
@@ -233,6 +242,34 @@ fn ranged(items: &[Item<'_>], at: usize) -> Option<ToolSyntax> {
         separator: if open.trim().is_empty() { String::new() } else { "\n".to_owned() },
         end: end.to_owned(),
     })
+}
+
+/// Calls that are no objects: `[TOOL_CALLS]`, the name, `[ARGS]`, the arguments. An id may stand between.
+fn named(head: &str, between: &[Item<'_>], tail: &str) -> Option<ToolSyntax> {
+    let Some(Item::Text(between)) = between.last() else { return None };
+    let open = head.trim();
+    (!open.is_empty() && !between.trim().is_empty()).then(|| ToolSyntax {
+        begin: String::new(),
+        open: open.to_owned(),
+        call: CallSyntax::Named {
+            between: (*between).to_owned(),
+            before: String::new(),
+            after: String::new(),
+        },
+        close: tail.trim().to_owned(),
+        separator: String::new(),
+        end: String::new(),
+    })
+}
+
+/// What opens and closes a block of code.
+const FENCE: &str = "```";
+
+/// The word that a text ends in, as it may stand before a list of calls: `functools`, or a code fence.
+fn word_of(text: &str) -> &str {
+    let word = text.rsplit(char::is_whitespace).next().unwrap_or("");
+    let is_word = word.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '`'));
+    if is_word { word } else { "" }
 }
 
 /// The tag that a text begins with, if it closes one.

@@ -348,6 +348,8 @@ fn calls(tools: &ToolSyntax, before: &str, json: &str, names: &[String]) -> Opti
                 .split_once(between.trim())
                 .filter(|_| !between.trim().is_empty())
                 .or_else(|| text.split_once('\n'))?;
+            // Newer Mistral models write an id after the name: `weather[CALL_ID]a1b2c3d4e`.
+            let called = called.split('[').next().unwrap_or(called);
             Some(vec![piece(called.trim().to_owned(), Some(value), names)?])
         }
     }
@@ -429,6 +431,14 @@ mod tests {
             calls.iter().map(|c| format!("{}{}{}", tools.open, one(c), tools.close)).collect();
         let all = if list { format!("[{}]", all.join(", ")) } else { all.join(&tools.separator) };
         format!("{}{all}{}", tools.begin, tools.end)
+    }
+
+    #[test]
+    fn an_id_may_stand_after_the_name() {
+        let family = FAMILIES.iter().find(|f| f.name == "mistral, newer").unwrap();
+        let text = "[TOOL_CALLS]weather[CALL_ID]a1b2c3d4e[ARGS]{\"city\": \"Rome\"}";
+        let expected = vec![call("weather", json!({"city": "Rome"}))];
+        assert_eq!(read(&(family.tools)(), options(), &[text]), expected);
     }
 
     /// The same whatever the cuts, one character at a time included.

@@ -168,7 +168,7 @@ thread_local! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn random_pieces_are_those_of_the_expressions(text in hostile_text()) {
         COMPILED.with(|compiled| {

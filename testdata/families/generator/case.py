@@ -52,8 +52,8 @@ class Case:
         checkpoint.store(folder, self.tensors(folder), self.dtype, self.shards)
         self.write_reference(folder, files)
 
-    def write_reference(self, folder, files):
-        model = checkpoint.load(folder, self.cls)
+    def write_reference(self, folder, files, model=None):
+        model = model or checkpoint.load(folder, self.cls)
         runs = {key: checkpoint.generate(model, f"{self.name}/{key}", n, self.first, text.ordinary(files)) for key, n in self.prompts.items()}
         main = runs.pop("prompt")
         checkpoint.write_json(folder / "reference.json", {"arithmetic": "float32, from the stored values"} | main | runs)

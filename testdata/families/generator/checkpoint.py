@@ -28,8 +28,8 @@ def draw(case, name, shape, gain):
         value = gain["final" if name.endswith(("model.norm.weight", "model.final_norm.weight")) or name == "norm.weight" else "norm"] + 0.25 * noise
     elif len(shape) == 1:
         value = 0.2 * noise
-    elif "embed" in name or "lm_head" in name or "wte" in name:
-        value = gain["head" if "lm_head" in name else "embedding"] * noise
+    elif "embed" in name or name in ("lm_head.weight", "language_model.lm_head.weight", "output.weight"):
+        value = gain["embedding" if "embed" in name else "head"] * noise
     else:
         fan_in = 1
         for n in shape[1:]:
@@ -97,8 +97,11 @@ def encode(tensor):
     return base64.b64encode(tensor.to(torch.float32).contiguous().numpy().astype("<f4").tobytes()).decode()
 
 
-def load(path, cls):
-    model = getattr(transformers, cls).from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+def load(path, cls, config=None):
+    """The stored model in float32. Every parameter must come from the file, and every tensor of the file be used."""
+    model, told = getattr(transformers, cls).from_pretrained(path, config=config, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    unused = {name for name in told["unexpected_keys"] if not name.endswith("position_ids")}
+    assert not told["missing_keys"] and not told["mismatched_keys"] and not unused, f"{path.name}: {told}"
     return model.eval()
 
 

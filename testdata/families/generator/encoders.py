@@ -56,7 +56,7 @@ class Encoder(Case):
         return tensors
 
     def write_reference(self, folder, files):
-        model = getattr(transformers, self.model).from_pretrained(folder, config=self.configuration(folder), dtype=torch.float32, attn_implementation="eager").eval()
+        model = checkpoint.load(folder, self.model, self.configuration(folder))
         dense = self.write_modules(folder)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         inputs = []

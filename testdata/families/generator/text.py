@@ -74,8 +74,8 @@ def llama3():
 
 def tekken(chat_file=False):
     specials = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>",
-                "[IMG_BREAK]", "[IMG_END]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<SPECIAL_16>", "<SPECIAL_17>"]
-    files = v.byte_level(size=384, regex=v.TEKKEN, specials=plain(*specials), before=["<s>"], ignore_merges=True, specials_first=True)
+                "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]", "<SPECIAL_20>", "<SPECIAL_21>"]
+    files = v.byte_level(size=384, regex=v.TEKKEN, specials=plain(*specials), before=["<s>"], ignore_merges=True, specials_first=True, by_rank=True)
     return text_files(files, "PreTrainedTokenizerFast", chat.TEKKEN, chat_file, add_bos_token=True, add_eos_token=False, bos_token="<s>", eos_token="</s>",
                       unk_token="<unk>", pad_token="<pad>")
 
@@ -84,7 +84,7 @@ def qwen2(chat_template=chat.CHATML, chat_file=False, thinking=False, after=(), 
     specials = plain("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_pad|>") + [("<tool_call>", False), ("</tool_call>", False)]
     if thinking:
         specials += [("<think>", False), ("</think>", False)]
-    files = v.byte_level(size=380, regex=v.QWEN2, specials=specials, after=after, normalizer={"type": "NFC"}, flags={"normalized": False})
+    files = v.byte_level(size=380, regex=v.QWEN2, specials=specials, after=after, normalizer={"type": "NFC"}, joined=True, flags={"normalized": False})
     return text_files(files, "Qwen2Tokenizer", chat_template, chat_file, add_bos_token=False, add_prefix_space=False, bos_token=None, eos_token=eos,
                       pad_token="<|endoftext|>", unk_token=None, errors="replace", split_special_tokens=False)
 
@@ -121,7 +121,7 @@ def olmo3():
 def stablelm():
     """The tokenizer of GPT-NeoX, with its tokens of runs of spaces."""
     spaces = [("  " * n, False) for n in (4, 3, 2)]
-    files = v.byte_level(size=384, regex=v.GPT2, specials=plain("<|endoftext|>", "<|padding|>") + spaces, normalizer={"type": "NFC"})
+    files = v.byte_level(size=384, regex=v.GPT2, specials=plain("<|endoftext|>", "<|padding|>") + spaces, normalizer={"type": "NFC"}, joined=True)
     return text_files(files, "GPTNeoXTokenizer", chat.STABLELM, add_prefix_space=False, bos_token="<|endoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>")
 
 

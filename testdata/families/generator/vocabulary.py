@@ -1,5 +1,6 @@
 """Tiny tokenizers of each family's real kind: the files of a checkpoint folder that describe its text."""
 
+import base64
 import io
 import json
 
@@ -21,6 +22,16 @@ O200K = (
     r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+
+def _letter_bytes():
+    """The letter that stands for every byte in a byte-level vocabulary: itself if it is printed, or one from 256 on."""
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    rest = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + i): byte for i, byte in enumerate(rest)}
+
+
+LETTER_BYTES = _letter_bytes()
 
 
 def added(id, content, special=True, **flags):
@@ -54,8 +65,13 @@ def document(added_tokens, normalizer, pre_tokenizer, post_processor, decoder, m
     }
 
 
-def byte_level(*, size, regex, specials, before=(), after=(), normalizer=None, specials_first=False, ignore_merges=False, digits=False, flags=None):
-    """A byte-level BPE `tokenizer.json`. `specials` is a list of (content, is special); `size` counts them."""
+def byte_level(*, size, regex, specials, before=(), after=(), normalizer=None, specials_first=False, ignore_merges=False, digits=False, by_rank=False,
+               joined=False, flags=None):
+    """A byte-level BPE `tokenizer.json`. `specials` is a list of (content, is special); `size` counts them.
+
+    `by_rank`: as made of a file of ranks, where bytes lie in order of value and every way to split a token is a merge.
+    `joined`: merges as older files have them, strings with a space between the two.
+    """
     split = lambda trim: {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": trim, "use_regex": regex is GPT2}
     if regex is GPT2:
         pre = split(True)
@@ -72,7 +88,12 @@ def byte_level(*, size, regex, specials, before=(), after=(), normalizer=None, s
     trainer = trainers.BpeTrainer(vocab_size=size - len(specials), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=[], show_progress=False)
     tokenizer.train_from_iterator(corpus.TRAINING, trainer)
     trained = json.loads(tokenizer.to_str())["model"]
-    words = sorted(trained["vocab"], key=trained["vocab"].get)
+    words, pairs = sorted(trained["vocab"], key=trained["vocab"].get), trained["merges"]
+    if by_rank:
+        words[:256] = [letter for _, letter in sorted((byte, letter) for letter, byte in LETTER_BYTES.items())]
+        rank = {word: i for i, word in enumerate(words)}
+        splits = [[(word[:i], word[i:]) for i in range(1, len(word)) if word[:i] in rank and word[i:] in rank] for word in words[256:]]
+        pairs = [list(pair) for local in splits for pair in sorted(local, key=lambda p: (rank[p[0]], rank[p[1]]))]
     base = len(specials) if specials_first else 0
     vocab = {w: i + base for i, w in enumerate(words)}
     first = 0 if specials_first else len(words)
@@ -80,13 +101,30 @@ def byte_level(*, size, regex, specials, before=(), after=(), normalizer=None, s
     ids = {t["content"]: t["id"] for t in added_tokens}
     if specials_first:
         vocab = ids | vocab
-    model = plain | {"ignore_merges": ignore_merges, "vocab": vocab, "merges": trained["merges"]}
+    model = plain | {"ignore_merges": ignore_merges, "vocab": vocab, "merges": [" ".join(pair) for pair in pairs] if joined else pairs}
+    if joined:
+        del model["ignore_merges"]
     bytes_post = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
     post = bytes_post
     if before or after:
         post = {"type": "Sequence", "processors": [bytes_post, template(list(before), list(after), ids)]}
     decoder = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
     return {"tokenizer.json": document(added_tokens, normalizer, pre, post, decoder, model)}
+
+
+def tekken(tokenizer):
+    """`tekken.json` for a `tokenizer.json` made `by_rank`."""
+    special = len(tokenizer["added_tokens"])
+    vocab = []
+    for rank, word in enumerate(sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)[special:]):
+        content = bytes(LETTER_BYTES[letter] for letter in word)
+        try:
+            string = content.decode("utf-8")
+        except UnicodeDecodeError:
+            string = None
+        vocab.append({"rank": rank, "token_bytes": base64.b64encode(content).decode(), "token_str": string})
+    config = {"pattern": TEKKEN, "num_vocab_tokens": len(vocab), "default_vocab_size": len(vocab) + special, "default_num_special_tokens": special, "version": "v3"}
+    return {"config": config, "vocab": vocab}
 
 
 def merges(pieces):
@@ -140,8 +178,12 @@ def sentence_piece(*, size, style, control=("<unk>", "<s>", "</s>"), symbols=(),
     ids = {t["content"]: t["id"] for t in tokens}
     model = {
         "type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None, "end_of_word_suffix": None,
-        "fuse_unk": True, "byte_fallback": True, "ignore_merges": False, "vocab": vocab, "merges": merges(pieces),
+        "fuse_unk": True, "byte_fallback": True, "vocab": vocab, "merges": merges(pieces),
     }
+    if style == "llama":
+        model["merges"] = [" ".join(pair) for pair in model["merges"]]
+    else:
+        model["ignore_merges"] = False
     post = template(list(before), list(after), ids)
     return {
         "tokenizer.model": writer.getvalue(),
