@@ -15,7 +15,7 @@ use crate::codegen::{self, Progress};
 use crate::diagnostic::{Diagnostic, Location, Result};
 use crate::ir::Module;
 use crate::modelfile::{self, Checked, Recipe};
-use crate::passes::{Context, fuse, import, package, quantize, resolve, verify};
+use crate::passes::{Context, fuse, import, package, quantize, resolve, unfused, verify};
 use crate::prompt::{self, Limits, Renderer};
 use crate::store::{Layer, Name, Published, Store};
 use crate::world::{self, EntryKind, World};
@@ -106,6 +106,7 @@ pub fn publish(
     let package = package::pack(module)?;
     let writer = store.writer()?;
     let mut layers = vec![codegen::weights_layer(module, world, &writer, progress)?];
+    layers.extend(codegen::adapter_layers(module, &unfused::files(module), world, &writer, progress)?);
     progress.pass("publishing");
     for layer in &package.layers {
         let blob = writer.put(&layer.bytes)?;

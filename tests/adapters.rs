@@ -24,10 +24,18 @@ fn compile(lines: &str) -> Result<Module> {
 }
 
 fn compile_on(base: &Path, lines: &str) -> Result<Module> {
+    compile_with(base, lines, Options::default())
+}
+
+fn kept(lines: &str) -> Result<Module> {
+    compile_with(&testdata("base"), lines, Options { no_fuse: true, ..Options::default() })
+}
+
+fn compile_with(base: &Path, lines: &str, options: Options) -> Result<Module> {
     let text = format!("FROM {}\n{lines}", base.display());
     let checked = modelfile::check(&SystemWorld, &testdata(""), "Modelfile", text.as_bytes());
     let (recipe, _) = checked.into_recipe()?;
-    let context = Context::new(&SystemWorld, None, testdata(""), Options::default());
+    let context = Context::new(&SystemWorld, None, testdata(""), options);
     pipeline::compile(&recipe, &context, &mdl::prompt::Renderer::in_process(), &mut |_, _| {})
 }
 
@@ -325,4 +333,119 @@ fn what_is_no_product_has_no_scale() {
         assert_eq!(span, "0.5");
         assert!(compile(&format!("ADAPTER {case} 1.0\n")).is_ok(), "{case}");
     }
+}
+
+#[test]
+fn only_products_of_matrices_that_are_multiplied_can_be_kept() {
+    for (case, why) in [
+        ("peft-dora", "it brings the whole of `blk.0.attn_k.bias`"),
+        ("mlx-dora", "it is a DoRA, which gives the rows of `blk.0.ffn_up.weight` new lengths"),
+        ("peft-head", "it brings the whole of `output.weight`"),
+        ("peft-embed", "it brings the whole of `token_embd.weight`"),
+        ("mlx-embed", "it changes the embeddings"),
+        ("peft-head-lora", "it changes the output matrix, which is the embedding matrix"),
+        ("mlx-full", "it brings the whole of `blk.1.attn_norm.weight`"),
+    ] {
+        let error = kept(&format!("ADAPTER {case}\n")).expect_err(case).0.remove(0);
+        assert_eq!(error.message, format!("the adapter cannot be kept beside the model: {why}"), "{case}");
+        assert_eq!(error.code, "adapter-kept");
+        assert!(error.help[0].starts_with("fuse it instead"), "{case}");
+    }
+}
+
+/// The file that an adapter is kept as, fused, gives what the adapter gives; alone or with others.
+#[test]
+fn a_kept_adapter_is_the_same_adapter() {
+    let place = tempfile::tempdir().unwrap();
+    // Ranks and alphas differ from matrix to matrix; its biases could not be kept.
+    let patterns = place.path().join("patterns");
+    std::fs::create_dir(&patterns).unwrap();
+    let config = std::fs::read_to_string(testdata("peft-patterns/adapter_config.json")).unwrap();
+    let config = config.replace("\"bias\": \"all\"", "\"bias\": \"none\"");
+    std::fs::write(patterns.join("adapter_config.json"), config).unwrap();
+    let bytes = std::fs::read(testdata("peft-patterns/adapter_model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let factors = tensors.tensors().into_iter().filter(|(name, _)| !name.ends_with("bias"));
+    let factors = safetensors::serialize(factors, None).unwrap();
+    std::fs::write(patterns.join("adapter_model.safetensors"), factors).unwrap();
+
+    for (number, lines) in [
+        "ADAPTER peft-plain\n".to_owned(),
+        "ADAPTER peft-plain -0.25\nADAPTER mlx-lora\n".to_owned(),
+        format!("ADAPTER {}\n", patterns.display()),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let module = kept(lines).unwrap();
+        assert!(module.tensors.iter().all(|t| !t.expr.to_string().contains("low_rank")));
+        let mut again = String::new();
+        for (i, file) in mdl::passes::unfused::files(&module).iter().enumerate() {
+            let path = place.path().join(format!("{number}-{i}.gguf"));
+            let mut bytes = Vec::new();
+            mdl::codegen::write_weights(file, &mut bytes, &path, &()).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+            again += &format!("ADAPTER {}\n", path.display());
+        }
+        let (found, expected) = (all_values(&compile(&again).unwrap()), all_values(&compile(lines).unwrap()));
+        for (name, expected) in &expected {
+            let worst = difference(&found[name], expected);
+            assert!(worst < 1e-6, "{lines:?} {name}: {worst}");
+        }
+    }
+}
+
+/// A base in GGUF has the rows of q and k in GGUF's order already; those of an adapter of a checkpoint's
+/// names are brought into it.
+#[test]
+fn a_base_in_gguf_takes_the_adapters_of_its_checkpoint() {
+    let place = tempfile::tempdir().unwrap();
+    let base = place.path().join("base.gguf");
+    let mut bytes = Vec::new();
+    mdl::codegen::write_weights(&compile("").unwrap(), &mut bytes, &base, &()).unwrap();
+    std::fs::write(&base, bytes).unwrap();
+    for case in ["peft-plain", "peft-dora", "peft-head", "mlx-embed", "gguf/adapter.gguf"] {
+        let lines = format!("ADAPTER {case}\n");
+        assert_eq!(
+            all_values(&compile_on(&base, &lines).unwrap()),
+            all_values(&compile(&lines).unwrap()),
+            "{case}"
+        );
+    }
+}
+
+/// An expert's matrix is one of a stack.
+#[test]
+fn an_expert_is_changed_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/families/qwen3moe");
+    let plain = compile_on(&base, "").unwrap();
+    let stack = plain.tensor("blk.0.ffn_up_exps.weight").unwrap().shape().0;
+    let (rows, cols) = (stack[1] as usize, stack[2] as usize);
+    let adapter = |expert: &str| {
+        let name = |part: &str| {
+            format!("base_model.model.model.layers.0.mlp.experts.{expert}.up_proj.lora_{part}.weight")
+        };
+        let tensors: [(&str, &[usize]); 2] = [(&name("A"), &[4, cols]), (&name("B"), &[rows, 4])];
+        let path = written(place.path(), expert, r#""bias": "none""#, &tensors);
+        // Ones instead of zeros.
+        let file = Path::new(&path).join("adapter_model.safetensors");
+        let mut bytes = std::fs::read(&file).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
+        bytes[header..].chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&1f32.to_le_bytes()));
+        std::fs::write(&file, bytes).unwrap();
+        format!("ADAPTER {path}\n")
+    };
+    let module = compile_on(&base, &adapter("1")).unwrap();
+    let (before, after) = (all_values(&plain), all_values(&module));
+    for (name, before) in &before {
+        for (i, (b, a)) in before.iter().zip(&after[name]).enumerate() {
+            let of_expert = name == "blk.0.ffn_up_exps.weight" && i / (rows * cols) == 1;
+            // Rank 4 and scale 2.
+            let expected = if of_expert { b + 8.0 } else { *b };
+            assert!((a - expected).abs() < 0.1, "{name} {i}: {b} {a}");
+            assert!(of_expert || a == b, "{name} {i}");
+        }
+    }
+    assert!(compile_on(&base, &adapter("99")).is_err());
 }

@@ -18,13 +18,11 @@ const PARSED: EncodeOptions = EncodeOptions { add_special: false, parse_special:
 
 fn files<'a>(tokenizer_json: &'a [u8]) -> HfTokenizerFiles<'a> {
     HfTokenizerFiles {
-        directory: Path::new("model"),
-        tokenizer_json,
+        tokenizer_json: Some(tokenizer_json),
         tokenizer_config: Some(CONFIG),
-        special_tokens_map: None,
         generation_config: Some(br#"{"bos_token_id": 2043, "eos_token_id": [2044, 2047]}"#),
-        chat_template: None,
         vocab_size: Some(2048),
+        ..HfTokenizerFiles::none(Path::new("model"))
     }
 }
 
@@ -291,13 +289,13 @@ fn a_checkpoint_takes_the_tokens_of_the_library() {
     );
     let json: Json = serde_json::from_slice(&read("config.json").unwrap()).unwrap();
     let files = HfTokenizerFiles {
-        directory: &directory,
-        tokenizer_json: &tokenizer_json,
+        tokenizer_json: Some(&tokenizer_json),
         tokenizer_config: config.as_deref(),
         special_tokens_map: map.as_deref(),
         generation_config: generation.as_deref(),
         chat_template: template.as_deref(),
         vocab_size: json["vocab_size"].as_u64(),
+        ..HfTokenizerFiles::none(&directory)
     };
     let start = std::time::Instant::now();
     let metadata = import(&files).unwrap();

@@ -55,13 +55,12 @@ impl Files {
 
     fn import(&self) -> Result<Metadata> {
         import(&HfTokenizerFiles {
-            directory: Path::new("model"),
-            tokenizer_json: &self.tokenizer,
+            tokenizer_json: Some(&self.tokenizer),
             tokenizer_config: Some(&self.config),
-            special_tokens_map: None,
             generation_config: Some(&self.generation),
             chat_template: self.template.as_deref(),
             vocab_size: self.vocab_size,
+            ..HfTokenizerFiles::none(Path::new("model"))
         })
     }
 }
@@ -189,7 +188,7 @@ fn broken_files_are_refused() {
         ("added id is another's", tokenizer_with("/added_tokens/0/id", json!(2))),
         ("added token twice", tokenizer_with("/added_tokens/1/content", json!("<s>"))),
         ("added id twice", tokenizer_with("/added_tokens/1/id", json!(4))),
-        ("lstrip", tokenizer_with("/added_tokens/0/lstrip", json!(true))),
+        ("single_word", tokenizer_with("/added_tokens/0/single_word", json!(true))),
         ("long special token", tokenizer_with("/added_tokens/0/content", json!("x".repeat(5 << 20)))),
         ("merge of one", tokenizer_with("/model/merges", json!(["ab"]))),
         ("merge of three", tokenizer_with("/model/merges", json!([["a", "b", "ab"]]))),

@@ -19,6 +19,7 @@ pub(super) const BERT: Family = Family {
     tensors: &[TENSORS],
     ignored: &["embeddings.position_ids", "pooler.*", "cls.*"],
     derived: &[],
+    pre_tokenizer: None,
     import,
     spec,
 };

@@ -20,6 +20,7 @@ pub(super) const GEMMA: Family = Family {
     tensors: &[TIED, NORMS, ATTENTION, FEED_FORWARD],
     ignored: &[FREQUENCIES, "lm_head.weight"],
     derived: &[],
+    pre_tokenizer: None,
     import,
     spec,
 };
@@ -29,14 +30,8 @@ pub(super) const TIED: &[TensorRule] = &[MODEL[0], MODEL[1].make(Make::PlusOne)]
 
 const NORMS: &[TensorRule] = &[PRE_NORMS[0].make(Make::PlusOne), PRE_NORMS[1].make(Make::PlusOne)];
 
-/// Tokens that CodeGemma fills a gap with, and the end of a turn: the same numbers in every vocabulary of the family.
-const TOKENS: [(&str, u32); 5] = [
-    ("tokenizer.ggml.prefix_token_id", 67),
-    ("tokenizer.ggml.suffix_token_id", 69),
-    ("tokenizer.ggml.middle_token_id", 68),
-    ("tokenizer.ggml.fsep_token_id", 70),
-    ("tokenizer.ggml.eot_token_id", 107),
-];
+/// The end of a turn: the same number in every vocabulary of the family.
+const END_OF_TURN: u32 = 107;
 
 fn import(config: &Config) -> Result<Imported> {
     let defaults = Defaults { head_dim: Some(256), ..Defaults::default() };
@@ -45,9 +40,7 @@ fn import(config: &Config) -> Result<Imported> {
     hparams.activation(&["gelu_pytorch_tanh", "gelu", "gelu_new"])?;
     hparams.ignore(&["attention_bias", "use_bidirectional_attention"]);
     plain_rope(config)?;
-    for (key, id) in TOKENS {
-        hparams.set_global(key, id);
-    }
+    hparams.set_global("tokenizer.ggml.eot_token_id", END_OF_TURN);
     Ok(hparams.finish_tied())
 }
 

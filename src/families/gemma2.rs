@@ -19,6 +19,7 @@ pub(super) const GEMMA2: Family = Family {
     tensors: &[TIED, NORMS, ATTENTION, FEED_FORWARD],
     ignored: &[FREQUENCIES, "lm_head.weight"],
     derived: &[],
+    pre_tokenizer: None,
     import,
     spec,
 };

@@ -22,6 +22,7 @@ pub(super) const GEMMA3: Family = Family {
     tensors: &[CUT, NORMS, QK_NORMS, ATTENTION, FEED_FORWARD],
     ignored: &[FREQUENCIES, "lm_head.weight", "vision_tower.*", "multi_modal_projector.*"],
     derived: &[],
+    pre_tokenizer: None,
     import,
     spec,
 };
@@ -33,6 +34,7 @@ pub(super) const EMBEDDING_GEMMA: Family = Family {
     tensors: &[CUT, NORMS, QK_NORMS, ATTENTION, FEED_FORWARD, PROJECTIONS],
     ignored: &[FREQUENCIES, "lm_head.weight"],
     derived: &[],
+    pre_tokenizer: None,
     import: import_embedding,
     spec: embedding_spec,
 };
@@ -67,10 +69,7 @@ fn read<'a>(architecture: &'static str, config: &'a Config) -> Result<Hparams<'a
     hparams.ignore(&["attention_bias", "cache_implementation"]);
     let mut rope = RopeConfig::read(config)?;
     rope.theta = rope.theta.or(Some(1_000_000.0));
-    if rope.local_theta == Some(LOCAL_THETA) && !config.has("rope_parameters") {
-        // Older files name it, and no reader asks for it: it is the architecture's.
-        rope.local_theta = None;
-    }
+    rope.local_theta = rope.local_theta.or(Some(LOCAL_THETA));
     hparams.rope(&rope, hparams.head_dim)?;
     hparams.copy_f32("final_logit_softcapping", "final_logit_softcapping")?;
     let pattern = config.optional_size(["sliding_window_pattern", "_sliding_window_pattern"])?;

@@ -19,6 +19,7 @@ pub(super) const GLM4: Family = Family {
     tensors: &[MODEL, NORMS, ATTENTION, FUSED_FEED_FORWARD],
     ignored: &[FREQUENCIES],
     derived: &[],
+    pre_tokenizer: None,
     import,
     spec,
 };

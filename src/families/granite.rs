@@ -19,6 +19,7 @@ pub(super) const GRANITE: Family = Family {
     tensors: &[MODEL, PRE_NORMS, INTERLEAVED_ATTENTION, DENSE, FEED_FORWARD_BIASES],
     ignored: &[FREQUENCIES],
     derived: &["rope_freqs.weight"],
+    pre_tokenizer: None,
     import,
     spec,
 };

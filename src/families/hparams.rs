@@ -169,8 +169,7 @@ impl<'a> Hparams<'a> {
             this.size("attention.head_count_kv", kv_heads, "num_key_value_heads")?;
         }
         if own_head_dim.or(defaults.head_dim).is_some() {
-            this.size("attention.key_length", head_dim, "head_dim")?;
-            this.size("attention.value_length", head_dim, "head_dim")?;
+            this.head_length()?;
         }
         this.epsilon(epsilon, defaults.epsilon)?;
         Ok(this)
@@ -230,6 +229,15 @@ impl<'a> Hparams<'a> {
             Some(value) => self.size(key, value, name),
             None => Ok(()),
         }
+    }
+
+    /// Sets the lengths of keys and values.
+    ///
+    /// # Errors
+    /// They do not fit in 32 bits.
+    pub(super) fn head_length(&mut self) -> Result<()> {
+        self.size("attention.key_length", self.head_dim, "head_dim")?;
+        self.size("attention.value_length", self.head_dim, "head_dim")
     }
 
     /// Sets `vocab_size`, which some architectures have.

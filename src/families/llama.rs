@@ -24,6 +24,7 @@ pub(super) const LLAMA: Family = Family {
     tensors: &[MODEL, PRE_NORMS, INTERLEAVED_ATTENTION, DENSE, FEED_FORWARD_BIASES, EXPERTS],
     ignored: &[FREQUENCIES],
     derived: &["rope_freqs.weight"],
+    pre_tokenizer: None,
     import,
     spec,
 };
@@ -66,6 +67,10 @@ pub(super) fn read<'a>(architecture: &'static str, config: &'a Config) -> Result
 
 fn import(config: &Config) -> Result<Imported> {
     let (mut hparams, mut rope) = read("llama", config)?;
+    // The configuration classes of the dense ones always know the length of a head.
+    if !config.has("num_local_experts") {
+        hparams.head_length()?;
+    }
     rope.theta = rope.theta.or(Some(DEFAULT_THETA));
     hparams.rope(&rope, hparams.head_dim)?;
     hparams.copy_size("expert_count", "num_local_experts")?;

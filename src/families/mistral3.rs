@@ -18,6 +18,7 @@ pub(super) const MISTRAL3: Family = Family {
     tensors: &[MODEL, PRE_NORMS, INTERLEAVED_ATTENTION, DENSE, FEED_FORWARD_BIASES],
     ignored: &[FREQUENCIES, "vision_tower.*", "multi_modal_projector.*"],
     derived: &["rope_freqs.weight"],
+    pre_tokenizer: None,
     import,
     spec,
 };

@@ -64,6 +64,8 @@ pub struct Family {
     pub ignored: &'static [&'static str],
     /// GGUF tensors that no checkpoint has; they may be there.
     pub derived: &'static [&'static str],
+    /// How text is cut before merges, by GGUF's name, where the files of a tokenizer do not say it.
+    pub pre_tokenizer: Option<&'static str>,
     /// Translates a checkpoint's configuration.
     pub import: fn(&Config) -> Result<Imported>,
     /// Reads the decoder's specification from GGUF metadata and the names of the tensors there are.

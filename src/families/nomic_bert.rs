@@ -19,6 +19,7 @@ pub(super) const NOMIC_BERT: Family = Family {
     tensors: &[TENSORS],
     ignored: &["pooler.*", "cls.*"],
     derived: &[],
+    pre_tokenizer: None,
     import,
     spec,
 };

@@ -19,6 +19,7 @@ pub(super) const OLMO2: Family = Family {
     tensors: &[MODEL, NORMS, ATTENTION, FEED_FORWARD],
     ignored: &[FREQUENCIES],
     derived: &[],
+    pre_tokenizer: None,
     import,
     spec,
 };

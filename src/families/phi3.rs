@@ -19,6 +19,7 @@ pub(super) const PHI3: Family = Family {
     tensors: &[MODEL, PRE_NORMS, FUSED_ATTENTION, FUSED_FEED_FORWARD],
     ignored: &[FREQUENCIES],
     derived: &[SHORT, LONG],
+    pre_tokenizer: None,
     import,
     spec,
 };

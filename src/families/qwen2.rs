@@ -19,6 +19,7 @@ pub(super) const QWEN2: Family = Family {
     tensors: &[MODEL, PRE_NORMS, ATTENTION, FEED_FORWARD],
     ignored: &[FREQUENCIES],
     derived: &["rope_freqs.weight"],
+    pre_tokenizer: Some("qwen2"),
     import,
     spec,
 };

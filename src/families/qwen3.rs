@@ -18,6 +18,7 @@ pub(super) const QWEN3: Family = Family {
     tensors: &[MODEL, PRE_NORMS, HEAD_NORMS, ATTENTION, FEED_FORWARD],
     ignored: &[FREQUENCIES],
     derived: &["rope_freqs.weight"],
+    pre_tokenizer: Some("qwen2"),
     import,
     spec,
 };
@@ -29,6 +30,7 @@ pub(super) const QWEN3_MOE: Family = Family {
     tensors: &[MODEL, PRE_NORMS, HEAD_NORMS, ATTENTION, EXPERTS],
     ignored: &[FREQUENCIES],
     derived: &["rope_freqs.weight"],
+    pre_tokenizer: Some("qwen2"),
     import: import_moe,
     spec: moe_spec,
 };

@@ -5,10 +5,12 @@
 //! brings whole takes the place of the base's. Where import put the rows of a matrix in another
 //! order, the rows of what changes it go the same way. Several adapters are applied in order.
 //!
-//! The adapters stay listed in the module: `codegen` refuses one whose product is zero everywhere,
-//! which only the weights can tell.
+//! The adapters stay listed in the module, their changes as they were placed: `codegen` refuses one whose
+//! product is zero everywhere, which only the weights can tell. With `--no-fuse` that is all ([`keep`]).
 
 use std::collections::HashMap;
+
+use mdl_kernels::TensorType;
 
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::families::{self, Dim, Family, Make, Numbers, Presence, TensorRule, fill_pattern};
@@ -16,6 +18,7 @@ use crate::ir::{Adapter, AdapterChange, Change, Expr, Module, Shape, Tensor};
 
 use super::Context;
 use super::import::{tensors, usual};
+use super::unfused;
 
 /// The most differences between an adapter and the model that are named.
 const MOST_NAMED: usize = 5;
@@ -31,10 +34,13 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
     if module.adapters.is_empty() {
         return Ok(module);
     }
+    if context.options.no_fuse {
+        return keep(module);
+    }
     let family = families::by_architecture(module.architecture().unwrap_or(""))?;
     let mut problems = Vec::new();
-    let adapters = std::mem::take(&mut module.adapters);
-    for adapter in &adapters {
+    let mut adapters = std::mem::take(&mut module.adapters);
+    for adapter in &mut adapters {
         match Placed::all(adapter, &module, family) {
             Ok(mut placed) => {
                 if untie(&mut module, &mut placed, adapter, family) {
@@ -43,13 +49,43 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
                     context
                         .note(Diagnostic::warning(message).in_file(&adapter.path, "").code("adapter-unties"));
                 }
-                placed.into_iter().for_each(|change| change.apply(&mut module));
+                let places = places(&module);
+                adapter.changes =
+                    placed.into_iter().map(|change| change.apply(&mut module, &places)).collect();
             }
             Err(problem) => problems.push(problem),
         }
     }
     module.adapters = adapters;
     module.verbatim = None;
+    if problems.is_empty() { Ok(module) } else { Err(Errors(problems)) }
+}
+
+/// Checks that the adapters of a module can be kept beside it, and puts their changes under GGUF's names
+/// and in its order of rows.
+///
+/// # Errors
+/// As [`run`]; or an adapter does more than to add products to matrices that are multiplied.
+pub fn keep(mut module: Module) -> Result<Module> {
+    let family = families::by_architecture(module.architecture().unwrap_or(""))?;
+    let mut adapters = std::mem::take(&mut module.adapters);
+    let mut problems = Vec::new();
+    for adapter in &mut adapters {
+        match Placed::all(adapter, &module, family) {
+            Ok(placed) => {
+                let part = placed.iter().find(|change| change.part.is_some());
+                let of_part = part.map(|change| format!("it changes one expert of `{}`", change.name));
+                let places = places(&module);
+                adapter.changes = placed.iter().map(|change| change.beside(&module, &places)).collect();
+                if let Some(why) = of_part.or_else(|| unfused::obstacle(&adapter.changes, EMBEDDING)) {
+                    problems.push(unfused::refuse(adapter, &why));
+                }
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    module.unfused = !adapters.is_empty();
+    module.adapters = adapters;
     if problems.is_empty() { Ok(module) } else { Err(Errors(problems)) }
 }
 
@@ -88,31 +124,47 @@ impl Placed {
         Err(another_base(adapter, &differences))
     }
 
-    fn apply(self, module: &mut Module) {
-        let Some(tensor) = module.tensors.iter_mut().find(|t| t.name == self.name) else { return };
-        let place = match (&mut tensor.expr, self.part) {
-            (Expr::Stack(parts), Some(part)) => parts.get_mut(part),
-            (expr, _) => Some(expr),
-        };
-        let Some(place) = place else { return };
-        let base = std::mem::replace(place, Expr::Stack(vec![]));
-        *place = match self.change {
-            Change::LowRank { a, b, scale, magnitude } => {
-                let sum = Expr::LowRank { base: Box::new(base), a: Box::new(a), b: Box::new(b), scale };
-                match magnitude {
-                    Some(magnitude) => Expr::WeightNorm { of: Box::new(sum), magnitude: Box::new(magnitude) },
-                    None => sum,
-                }
+    /// Makes the change, and returns it with what was there before.
+    fn apply(self, module: &mut Module, places: &HashMap<String, usize>) -> AdapterChange {
+        let tensor = places.get(&self.name).and_then(|at| module.tensors.get_mut(*at));
+        let place = tensor.and_then(|tensor| match (&mut tensor.expr, self.part) {
+            (Expr::Stack(parts), Some(part)) => {
+                // The parts of a stack are of one type, and what is computed is float32.
+                parts.iter_mut().for_each(as_float32);
+                parts.get_mut(part)
             }
-            // Written in the type that the base's tensor has, unless a preset says otherwise.
-            Change::Replace(new) if new.dtype() == base.dtype() => new,
-            Change::Replace(new) => Expr::Encode { dtype: base.dtype(), of: Box::new(new), imatrix: None },
-        };
+            (expr, _) => Some(expr),
+        });
+        let base = place.map(|place| {
+            let base = place.clone();
+            *place = self.change.clone().applied(base.clone());
+            base
+        });
+        AdapterChange { target: self.name, change: self.change, base }
+    }
+
+    /// The change, with what it would change.
+    fn beside(&self, module: &Module, places: &HashMap<String, usize>) -> AdapterChange {
+        let base = places.get(&self.name).map(|at| module.tensors[*at].expr.clone());
+        AdapterChange { target: self.name.clone(), change: self.change.clone(), base }
     }
 
     fn is_of(&self, name: &str) -> bool {
         self.name == name
     }
+}
+
+/// Widens an expression to float32, unless it is that.
+fn as_float32(expr: &mut Expr) {
+    if expr.dtype() != TensorType::F32 {
+        let of = Box::new(std::mem::replace(expr, Expr::Stack(vec![])));
+        *expr = Expr::Encode { of, dtype: TensorType::F32, imatrix: None };
+    }
+}
+
+/// Where each tensor is.
+fn places(module: &Module) -> HashMap<String, usize> {
+    module.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect()
 }
 
 fn another_base(adapter: &Adapter, differences: &[String]) -> Diagnostic {
@@ -131,8 +183,8 @@ fn another_base(adapter: &Adapter, differences: &[String]) -> Diagnostic {
         error = error.help(format!("and {more} more"));
     }
     match &adapter.base_model {
-        Some(base) if adapter.architecture.is_none() => error.help(format!("it was trained on `{base}`")),
-        _ => error,
+        Some(base) => error.help(format!("it was trained on `{base}`")),
+        None => error,
     }
 }
 

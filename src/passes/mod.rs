@@ -17,6 +17,7 @@ pub mod package;
 pub mod plan;
 pub mod quantize;
 pub mod resolve;
+pub mod unfused;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,8 @@ pub struct Options {
     pub imatrix: Option<BTreeMap<String, Vec<f32>>>,
     /// `--allow-requantize`.
     pub allow_requantize: bool,
+    /// `--no-fuse`: adapters stay beside the model.
+    pub no_fuse: bool,
 }
 
 /// What a pass may see besides the module.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::diagnostic::{Diagnostic, Errors, Location, Result, Span};
-use crate::formats::adapter::{Adapter as AdapterFiles, AdapterKind, Factor, TensorRef};
+use crate::formats::adapter::{Adapter as AdapterFiles, Factor, TensorRef};
 use crate::formats::checkpoint::{self, Checkpoint, Weights};
 use crate::formats::gguf;
 use crate::ir::{Adapter, AdapterChange, Change, Expr, FileId, Module, Shape, SourceText, Tensor};
@@ -25,6 +25,12 @@ const TEXTS: &[(&str, u64)] = &[
     ("tokenizer_config.json", 32 << 20),
     ("special_tokens_map.json", 1 << 20),
     ("added_tokens.json", 32 << 20),
+    ("tokenizer.model", 64 << 20),
+    ("sentencepiece.bpe.model", 64 << 20),
+    ("spiece.model", 64 << 20),
+    ("vocab.json", 64 << 20),
+    ("merges.txt", 64 << 20),
+    ("vocab.txt", 64 << 20),
     ("chat_template.jinja", 1 << 20),
     ("modules.json", 1 << 20),
     ("1_Pooling/config.json", 1 << 20),
@@ -197,22 +203,19 @@ fn load_stored(
 /// Refuses a model with parts that would be left out without a word.
 ///
 /// # Errors
-/// It has an adapter of its own, as Ollama's models may, or a second file of weights.
+/// It has a second file of weights.
 pub fn refuse_unsupported(model: &Stored) -> Result<()> {
-    for (media_type, what) in [(media::ADAPTER, "an adapter of its own"), (media::MODEL, "a second model")] {
-        let first = usize::from(media_type == media::MODEL);
-        if model.manifest.layers_of(media_type).nth(first).is_some() {
-            let message = format!("`{}` has {what}, which is not supported yet", model.name);
-            return Err(Diagnostic::error(message)
-                .code("unsupported")
-                .help("without it the model would answer otherwise than it should")
-                .into());
-        }
+    if model.manifest.layers_of(media::MODEL).nth(1).is_none() {
+        return Ok(());
     }
-    Ok(())
+    let message = format!("`{}` has a second model, which is not supported yet", model.name);
+    Err(Diagnostic::error(message)
+        .code("unsupported")
+        .help("without it the model would answer otherwise than it should")
+        .into())
 }
 
-/// A model of the store as a module: its prompt, its metadata and its tensors as they are.
+/// A model of the store as a module: its prompt, its metadata, its tensors as they are, and its adapters.
 ///
 /// # Errors
 /// It has no weights of its own, or a layer is missing or damaged.
@@ -224,6 +227,12 @@ pub fn open_stored(world: &dyn World, store: &Store, model: &Stored) -> Result<M
     store.open_layer(&model.name, layer)?;
     let mut module = Module { prompt: package::read(store, model)?, ..Module::default() };
     load_gguf(&mut module, &store.blob_path(&layer.digest), world)?;
+    for layer in model.manifest.layers_of(media::ADAPTER) {
+        store.open_layer(&model.name, layer)?;
+        let path = store.blob_path(&layer.digest);
+        let adapter = AdapterFiles::open(world, &path)?;
+        add_adapter(&mut module, path, adapter, 1.0);
+    }
     Ok(module)
 }
 
@@ -251,11 +260,17 @@ fn resolve_adapter(module: &mut Module, line: &AdapterLine, context: &Context<'_
             .into());
     }
     let adapter = AdapterFiles::open(context.world, &path)?;
-    let files: Vec<FileId> = adapter.files.iter().map(|f| module.add_file(&f.path, f.file.clone())).collect();
     let scale = line.scale.as_ref().map_or(1.0, |scale| scale.value);
     if let Some(scale) = line.scale.as_ref().filter(|scale| scale.value != 1.0) {
         refuse_scale(&adapter, &scale.span)?;
     }
+    add_adapter(module, path, adapter, scale);
+    Ok(())
+}
+
+/// The changes of an adapter, as loads of its files.
+fn add_adapter(module: &mut Module, path: PathBuf, adapter: AdapterFiles, scale: f32) {
+    let files: Vec<FileId> = adapter.files.iter().map(|f| module.add_file(&f.path, f.file.clone())).collect();
     let load = |of: &TensorRef| of.tensor.load(files[of.file]);
     let oriented = |factor: &Factor| match factor.transposed {
         true => Expr::Transpose(Box::new(load(&factor.tensor))),
@@ -264,6 +279,7 @@ fn resolve_adapter(module: &mut Module, line: &AdapterLine, context: &Context<'_
     let whole = adapter.whole.iter().map(|whole| AdapterChange {
         target: whole.name.clone(),
         change: Change::Replace(load(&whole.tensor)),
+        base: None,
     });
     let pairs = adapter.pairs.iter().map(|pair| AdapterChange {
         target: format!("{}.weight", pair.target),
@@ -273,16 +289,16 @@ fn resolve_adapter(module: &mut Module, line: &AdapterLine, context: &Context<'_
             scale: pair.scale * scale,
             magnitude: pair.magnitude.as_ref().map(|m| vector(load(m))),
         },
+        base: None,
     });
     let changes = whole.chain(pairs).collect();
     module.adapters.push(Adapter {
         path,
-        architecture: adapter.base_model.clone().filter(|_| adapter.kind == AdapterKind::Gguf),
+        architecture: adapter.architecture,
         base_model: adapter.base_model,
         keeps_tied: adapter.keeps_tied,
         changes,
     });
-    Ok(())
 }
 
 /// Refuses a scale of what is no product: there is no half of a tensor that takes another's place.

@@ -10,7 +10,7 @@ use mdl_kernels::TensorType;
 
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::families::{self, Dim, Family, TensorRule, fill_pattern};
-use crate::ir::{Expr, Module, Shape, Tensor};
+use crate::ir::{Change, Expr, Module, Shape, Tensor};
 
 /// The most problems that are reported at once.
 const MOST_REPORTED: usize = 8;
@@ -28,6 +28,13 @@ pub fn structure(module: &Module) -> Result<()> {
         }
         if let Err(message) = check(&tensor.expr, module) {
             problems.push(Diagnostic::error(format!("tensor `{}`: {message}", tensor.name)));
+        }
+    }
+    for change in module.adapters.iter().filter(|_| module.unfused).flat_map(|a| &a.changes) {
+        if let Change::LowRank { a, b, .. } = &change.change
+            && let Err(message) = check(a, module).and_then(|()| check(b, module))
+        {
+            problems.push(Diagnostic::error(format!("the adapter of `{}`: {message}", change.target)));
         }
     }
     finish(problems)

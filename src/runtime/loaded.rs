@@ -10,6 +10,7 @@ use mdl_kernels::map::Map;
 use super::backend::cpu::CpuOptions;
 use super::engine::{Model, Session, SessionOptions};
 use super::generate::{Done, Limits, Outcome, Receiver, generate};
+use super::low_rank;
 use super::options::GenerateOptions;
 use super::sampler::{Sampler, StopMatcher};
 use super::weights::{Bytes, Tensor};
@@ -61,9 +62,11 @@ impl Loaded {
             prompt::Limits::default(),
         )?;
         let options = CpuOptions { threads, level: None };
+        let mut tensors = tensors(module)?;
+        tensors.extend(low_rank::tensors(module)?);
         let model = match observable {
-            true => Model::load_observable(spec, tensors(module)?, &options)?,
-            false => Model::load(spec, tensors(module)?, &options)?,
+            true => Model::load_observable(spec, tensors, &options)?,
+            false => Model::load(spec, tensors, &options)?,
         };
         let (renderer, prompt) = (Renderer::in_process(), module.prompt.clone());
         let architecture = module.architecture().unwrap_or("");

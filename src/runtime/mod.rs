@@ -36,6 +36,7 @@ pub mod engine;
 pub mod backend;
 pub mod program;
 mod fuse;
+mod low_rank;
 mod lower;
 mod rotation;
 pub mod kv;

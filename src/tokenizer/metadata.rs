@@ -24,7 +24,6 @@ const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
-const ADD_SEP: &str = "tokenizer.ggml.add_sep_token";
 const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 const REMOVE_EXTRA_WHITESPACES: &str = "tokenizer.ggml.remove_extra_whitespaces";
 const CHARSMAP: &str = "tokenizer.ggml.precompiled_charsmap";
@@ -35,6 +34,10 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 const SEP: &str = "tokenizer.ggml.seperator_token_id";
 const CLS: &str = "tokenizer.ggml.cls_token_id";
+/// Tokens that take the white space before and after them, in lists of ids. GGUF has no keys for them: these are
+/// our own.
+pub(super) const LSTRIP: &str = "mdl.tokenizer.lstrip_token_ids";
+pub(super) const RSTRIP: &str = "mdl.tokenizer.rstrip_token_ids";
 /// Ids that end a generation, besides EOS.
 const ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 /// A list of them, which Ollama writes.
@@ -123,7 +126,7 @@ pub(super) fn read(metadata: &Metadata) -> Result<Tokenizer> {
     end::retype(tokens, &mut types);
     let at = |key: &'static str| move |e: BadToken| bad(format!("`{key}[{}]`: {}", e.index, e.reason));
     let vocabulary = Vocabulary::new(tokens, types, kind.alphabet).map_err(at(TOKENS))?;
-    let strip = Strip::known(metadata, &vocabulary);
+    let strip = strip(metadata, &vocabulary)?;
     let special = Special::new(&vocabulary, &strip).map_err(at(TOKENS))?;
 
     let mut warnings = Vec::new();
@@ -159,12 +162,12 @@ pub(super) fn read(metadata: &Metadata) -> Result<Tokenizer> {
         }
         Ok(id.filter(|_| asked.unwrap_or(default)))
     };
-    let (before, after) = match bert {
-        true => (added(ADD_BOS, bos, CLS, kind.add_bos)?, added(ADD_SEP, eos, SEP, kind.add_eos)?),
-        false => {
-            let add_bos = kind.add_bos || matches!(&model, Model::ByteLevel(pre, _) if pre.add_bos);
-            (added(ADD_BOS, bos, BOS, add_bos)?, added(ADD_EOS, eos, EOS, kind.add_eos)?)
-        }
+    let (before, after) = if bert {
+        // What the flags say of BERT is about pairs of texts.
+        (bos, eos)
+    } else {
+        let add_bos = kind.add_bos || matches!(&model, Model::ByteLevel(pre, _) if pre.add_bos);
+        (added(ADD_BOS, bos, BOS, add_bos)?, added(ADD_EOS, eos, EOS, kind.add_eos)?)
     };
     let end_of_generation = ends(metadata, &vocabulary, eos)?;
     Ok(Tokenizer { vocabulary, special, model, bos, eos, before, after, end_of_generation, warnings })
@@ -234,6 +237,26 @@ fn token_types(metadata: &Metadata, tokens: &[String], named: &[Option<u32>]) ->
     Ok(types)
 }
 
+/// Which special tokens take the white space beside them: as our own importer wrote, else as is known of a few
+/// models by name.
+fn strip(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Strip> {
+    if metadata.get(LSTRIP).is_none() && metadata.get(RSTRIP).is_none() {
+        return Ok(Strip::known(metadata, vocabulary));
+    }
+    let ids = |key: &str| id_list(metadata, key, vocabulary);
+    Ok(Strip::new(ids(LSTRIP)?, ids(RSTRIP)?))
+}
+
+fn id_list(metadata: &Metadata, key: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
+    let Some(value) = metadata.get(key) else { return Ok(Vec::new()) };
+    let ids = value.as_array().and_then(integers).ok_or_else(|| wrong_type(key, "an array of integers"))?;
+    let checked = ids.into_iter().enumerate().map(|(index, id)| {
+        let id = id.and_then(|id| in_vocabulary(id, vocabulary.len()));
+        Ok(id.ok_or_else(|| bad(format!("`{key}[{index}]` is no token of the vocabulary")))?)
+    });
+    checked.collect()
+}
+
 /// The ids that end a generation, sorted.
 fn ends(metadata: &Metadata, vocabulary: &Vocabulary, eos: Option<u32>) -> Result<Vec<u32>> {
     let mut ends = end::named(vocabulary);
@@ -241,17 +264,7 @@ fn ends(metadata: &Metadata, vocabulary: &Vocabulary, eos: Option<u32>) -> Resul
     for key in ENDS {
         ends.extend(token_id(metadata, key, vocabulary.len())?);
     }
-    if let Some(value) = metadata.get(EOS_LIST) {
-        let ids = value
-            .as_array()
-            .and_then(integers)
-            .ok_or_else(|| wrong_type(EOS_LIST, "an array of integers"))?;
-        for (index, id) in ids.into_iter().enumerate() {
-            let id = id.and_then(|id| in_vocabulary(id, vocabulary.len()));
-            let no_token = || bad(format!("`{EOS_LIST}[{index}]` is no token of the vocabulary"));
-            ends.push(id.ok_or_else(no_token)?);
-        }
-    }
+    ends.extend(id_list(metadata, EOS_LIST, vocabulary)?);
     ends.sort_unstable();
     ends.dedup();
     Ok(ends)

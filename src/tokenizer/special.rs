@@ -44,6 +44,12 @@ pub(super) struct Strip {
 }
 
 impl Strip {
+    pub(super) fn new(mut left: Vec<u32>, mut right: Vec<u32>) -> Strip {
+        left.sort_unstable();
+        right.sort_unstable();
+        Strip { left, right }
+    }
+
     /// Those of the model that the metadata describes.
     pub(super) fn known(metadata: &Metadata, vocabulary: &Vocabulary) -> Strip {
         let text = |key: &str| metadata.str(key).unwrap_or_default();

@@ -134,7 +134,7 @@ const GGUF_PAIR: Tensors<'static> =
 #[test]
 fn an_adapter_in_gguf_is_read() {
     let adapter = gguf(&gguf_keys(8.0), GGUF_PAIR).unwrap();
-    assert_eq!((adapter.kind, adapter.base_model.as_deref()), (AdapterKind::Gguf, Some("llama")));
+    assert_eq!((adapter.kind, adapter.architecture.as_deref()), (AdapterKind::Gguf, Some("llama")));
     let pair = &adapter.pairs[0];
     assert_eq!((pair.target.as_str(), pair.scale, pair.rank), ("blk.0.attn_q", 2.0, 4));
     assert_eq!((pair.rows(), pair.columns()), (32, 16));

@@ -109,10 +109,12 @@ pub(super) fn read(file: AdapterFile) -> Result<Adapter> {
             .in_file(&file.path, "")
             .into());
     }
-    let base_model = metadata.str("general.architecture").map(str::to_owned);
+    let text = |key: &str| metadata.str(key).map(str::to_owned);
+    let (architecture, base_model) = (text("general.architecture"), text("general.base_model.0.name"));
     Ok(Adapter {
         kind: AdapterKind::Gguf,
         base_model,
+        architecture,
         files: vec![file],
         pairs,
         whole: Vec::new(),

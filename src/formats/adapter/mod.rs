@@ -132,8 +132,10 @@ pub struct WholeTensor {
 pub struct Adapter {
     /// Who made it.
     pub kind: AdapterKind,
-    /// The model it was trained on, if it says so; `general.architecture` of a GGUF adapter.
+    /// The model it was trained on, if it says so.
     pub base_model: Option<String>,
+    /// `general.architecture` of a GGUF adapter: that of its base.
+    pub architecture: Option<String>,
     /// Its files, open.
     pub files: Vec<AdapterFile>,
     /// Its pairs, sorted by target.
@@ -234,5 +236,5 @@ fn open_safetensors(world: &dyn World, directory: &Directory<'_>, names: &[Strin
     let files =
         opened.into_iter().map(|CheckpointFile { path, file, .. }| AdapterFile { path, file }).collect();
     let AdapterConfig { kind, base_model, keeps_tied, .. } = config;
-    Ok(Adapter { kind, base_model, files, pairs, whole, keeps_tied })
+    Ok(Adapter { kind, base_model, architecture: None, files, pairs, whole, keeps_tied })
 }

@@ -58,6 +58,7 @@ pub fn run(module: Module, context: &Context<'_>) -> Result<Module> {
         tensors::import(&module, family, &imported, context)?
     };
     module.tensors = tensors;
+    tensors::describe_projections(&mut module);
     module.texts.clear();
     Ok(module)
 }
@@ -80,7 +81,7 @@ fn metadata(
     for (key, value) in own {
         metadata.set(key, value.clone());
     }
-    for (key, value) in tokenizer(module, vocab_size)?.iter() {
+    for (key, value) in tokenizer(module, family, vocab_size)?.iter() {
         metadata.set(key, value.clone());
     }
     // What a family knows of its tokens stands where the tokenizer's files are silent.
@@ -92,22 +93,24 @@ fn metadata(
     Ok(metadata)
 }
 
-fn tokenizer(module: &Module, vocab_size: Option<u64>) -> Result<Metadata> {
+fn tokenizer(module: &Module, family: &Family, vocab_size: Option<u64>) -> Result<Metadata> {
     let bytes = |name: &str| module.text(name).map(|t| &*t.bytes);
     let directory = module.text("config.json").and_then(|t| t.path.parent()).unwrap_or(Path::new(""));
-    let tokenizer_json = bytes("tokenizer.json").ok_or_else(|| {
-        Diagnostic::error("the checkpoint has no tokenizer.json")
-            .in_file(directory, "")
-            .code("no-tokenizer")
-            .help("download the whole repository, not the weights alone")
-    })?;
     hf::import(&hf::HfTokenizerFiles {
         directory,
-        tokenizer_json,
+        tokenizer_json: bytes("tokenizer.json"),
+        tokenizer_model: bytes("tokenizer.model")
+            .or(bytes("sentencepiece.bpe.model"))
+            .or(bytes("spiece.model")),
+        added_tokens: bytes("added_tokens.json"),
+        vocab_json: bytes("vocab.json"),
+        merges_txt: bytes("merges.txt"),
+        vocab_txt: bytes("vocab.txt"),
         tokenizer_config: bytes("tokenizer_config.json"),
         special_tokens_map: bytes("special_tokens_map.json"),
         generation_config: bytes("generation_config.json"),
         chat_template: bytes("chat_template.jinja"),
         vocab_size,
+        pre_hint: family.pre_tokenizer,
     })
 }

@@ -163,6 +163,19 @@ fn parts(name: String, expr: &Expr) -> Vec<(String, Expr)> {
         .collect()
 }
 
+/// Writes the widths of the matrices that a pooled state goes through, as GGUF has them beside the matrices.
+pub(super) fn describe_projections(module: &mut Module) {
+    let architecture = module.architecture().unwrap_or("").to_owned();
+    for name in ["dense_2", "dense_3"] {
+        let Some(shape) = module.tensor(&format!("{name}.weight")).map(Tensor::shape) else { continue };
+        for (end, size) in [("feat_in", shape.cols()), ("feat_out", shape.rows())] {
+            if let Ok(size) = u32::try_from(size) {
+                module.metadata.set(format!("{architecture}.{name}_{end}"), size);
+            }
+        }
+    }
+}
+
 fn order(name: &str) -> (u64, &str) {
     (block_number(name).unwrap_or(u64::MAX), name)
 }

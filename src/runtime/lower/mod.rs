@@ -2,10 +2,12 @@
 
 mod block;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use mdl_kernels::ops::activation::BLOCK;
 
+use super::low_rank;
 use super::program::{Buffer, BufferId, Element, Extent, Hidden, MatrixId, Norm, Op, Program, VectorId};
 use super::rotation::{rotations, unexpected};
 use super::weights::{Matrix, Tensors};
@@ -18,6 +20,8 @@ const PROJECTIONS: [&str; 2] = ["dense_2.weight", "dense_3.weight"];
 struct Lowering {
     program: Program,
     tensors: Tensors,
+    /// The factors `A` and `B` of the adapters of matrices that have not been multiplied yet.
+    low_rank: HashMap<usize, Vec<(MatrixId, MatrixId)>>,
 }
 
 /// Lowers without fusing.
@@ -35,7 +39,7 @@ pub(super) fn lower(spec: DecoderSpec, mut tensors: Tensors) -> Result<Program> 
         hidden: Hidden::Buffer(BufferId(0)),
         projections: Vec::new(),
     };
-    let mut lowering = Lowering { program, tensors };
+    let mut lowering = Lowering { program, tensors, low_rank: HashMap::new() };
     lowering.model()?;
     if let Some(name) = lowering.tensors.left().into_iter().next() {
         let architecture = &lowering.program.spec.architecture;
@@ -45,6 +49,12 @@ pub(super) fn lower(spec: DecoderSpec, mut tensors: Tensors) -> Result<Program> 
         .code("invalid-model")
         .help("the model would run without it and answer wrongly, so it is refused")
         .into());
+    }
+    if !lowering.low_rank.is_empty() {
+        return Err(Diagnostic::error("an adapter changes a matrix that is looked up, not multiplied")
+            .code("unsupported-adapter")
+            .help("fuse it: build a model `FROM` this one")
+            .into());
     }
     Ok(lowering.program)
 }
@@ -155,7 +165,16 @@ impl Lowering {
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<MatrixId> {
         let matrix = self.tensors.matrix(name, rows, cols)?;
-        Ok(self.add_matrix(matrix))
+        let id = self.add_matrix(matrix);
+        for i in 0.. {
+            let [a, b] = low_rank::names(name, i);
+            let Some(rank) = self.tensors.rows(&a) else { break };
+            let a = self.tensors.matrix(&a, rank, cols)?;
+            let b = self.tensors.matrix(&b, rows, rank)?;
+            let pair = (self.add_matrix(a), self.add_matrix(b));
+            self.low_rank.entry(id.0).or_default().push(pair);
+        }
+        Ok(id)
     }
 
     fn add_matrix(&mut self, matrix: Matrix) -> MatrixId {
@@ -192,13 +211,46 @@ impl Lowering {
             let from = self.input_of(input, run[0].0);
             let ids: Vec<MatrixId> = run.iter().map(|(id, _)| *id).collect();
             let bias = vec![None; ids.len()];
-            self.push(Op::MatMul { input: from, weights: ids, bias, out, at, add: false });
+            let first = at;
+            self.push(Op::MatMul { input: from, weights: ids.clone(), bias, out, at, add: false });
             for (id, bias) in run {
                 if let Some(bias) = bias {
                     self.push(Op::Bias { bias, out, at });
                 }
                 at += self.program.matrices[id.0].rows();
             }
+            self.adapt(input, &ids, out, first);
+        }
+    }
+
+    /// Adds what adapters say to the products of `weights` with `input`, in rows `at..` of `out`.
+    fn adapt(&mut self, input: BufferId, weights: &[MatrixId], out: BufferId, mut at: usize) {
+        for id in weights {
+            for (a, b) in self.low_rank.remove(&id.0).unwrap_or_default() {
+                let Buffer { extent, .. } = self.program.buffers[out.0];
+                let inner = self.low_rank_buffer(extent, self.program.matrices[a.0].rows());
+                let product = |input, weight, out, at, add| Op::MatMul {
+                    input,
+                    weights: vec![weight],
+                    bias: vec![None],
+                    out,
+                    at,
+                    add,
+                };
+                self.push(product(input, a, inner, 0, false));
+                self.push(product(inner, b, out, at, true));
+            }
+            at += self.program.matrices[id.0].rows();
+        }
+    }
+
+    /// The buffer between the factors of an adapter of this rank.
+    fn low_rank_buffer(&mut self, extent: Extent, rank: usize) -> BufferId {
+        const NAME: &str = "low_rank";
+        let same = |b: &Buffer| b.name == NAME && b.extent == extent && b.width == rank;
+        match self.program.buffers.iter().position(same) {
+            Some(at) => BufferId(at),
+            None => self.buffer(NAME, extent, rank),
         }
     }
 

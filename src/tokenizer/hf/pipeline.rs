@@ -158,7 +158,7 @@ fn name(steps: &[Step<'_>], ignore_merges: bool, nfc: bool) -> Option<&'static s
 }
 
 /// The steps of a component: those in its `list` if it is a sequence, itself if it is one step.
-fn parts<'a>(component: &'a Value, list: &str) -> Vec<&'a Value> {
+pub(super) fn parts<'a>(component: &'a Value, list: &str) -> Vec<&'a Value> {
     match component {
         Value::Null => Vec::new(),
         Value::Object(_) if kind(component) == "Sequence" => {
@@ -171,7 +171,7 @@ fn parts<'a>(component: &'a Value, list: &str) -> Vec<&'a Value> {
     }
 }
 
-fn kind(component: &Value) -> &str {
+pub(super) fn kind(component: &Value) -> &str {
     component.get("type").and_then(Value::as_str).unwrap_or("")
 }
 
@@ -193,7 +193,7 @@ fn step(value: &Value) -> Option<Step<'_>> {
 }
 
 /// What the post-processor puts around a text; `None` if it does anything else.
-fn template(post_processor: &Value) -> Option<Template> {
+pub(super) fn template(post_processor: &Value) -> Option<Template> {
     let mut found = None;
     for part in parts(post_processor, "processors") {
         match kind(part) {
@@ -227,7 +227,7 @@ fn template_piece(piece: &Value) -> Option<Option<&str>> {
 }
 
 /// JSON for a message: cut if it is long.
-fn excerpt(json: &str) -> String {
+pub(super) fn excerpt(json: &str) -> String {
     const MOST: usize = 600;
     match json.char_indices().nth(MOST) {
         Some((at, _)) => format!("{} ... ({} bytes)", &json[..at], json.len()),

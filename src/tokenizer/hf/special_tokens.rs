@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use super::super::end;
 use super::super::vocabulary::{Vocabulary, shown};
+use super::HfTokenizerFiles;
 use super::pipeline::Template;
-use super::{HfTokenizerFiles, TOKENIZER_JSON};
 use crate::diagnostic::Result;
 use crate::ir::Metadata;
 
@@ -25,28 +25,57 @@ const NAMES: &[(&str, &str)] = &[
     ("mask", "mask"),
 ];
 
-/// Writes the keys that follow the vocabulary.
+/// What holds where the files that all kinds of tokenizers share are silent.
+pub(super) struct Defaults<'a> {
+    pub(super) template: &'a Template,
+    /// Names and ids.
+    pub(super) ids: &'a [(&'static str, Option<u64>)],
+    pub(super) add_bos: bool,
+    pub(super) add_eos: Option<bool>,
+    /// A text begins with CLS and ends with SEP.
+    pub(super) first_is_cls: bool,
+}
+
+/// Writes the keys that follow the vocabulary, which is in `vocabulary_file`.
 pub(super) fn import(
     files: &HfTokenizerFiles<'_>,
+    vocabulary_file: &'static str,
     vocabulary: &Vocabulary,
-    template: &Template,
+    defaults: &Defaults<'_>,
     metadata: &mut Metadata,
 ) -> Result<()> {
+    let template = defaults.template;
     let config = object(files, TOKENIZER_CONFIG, files.tokenizer_config)?;
     let generation = object(files, GENERATION_CONFIG, files.generation_config)?;
     let generation = Generation { files, object: &generation, vocabulary };
-    let ids = ids(files, vocabulary, &config, &generation)?;
+    let mut ids = ids(files, vocabulary_file, vocabulary, &config, &generation)?;
+    for &(name, id) in defaults.ids {
+        let key = NAMES.iter().find(|(n, _)| *n == name).map(|(_, key)| *key);
+        let id = id.and_then(|id| u32::try_from(id).ok()).filter(|&id| (id as usize) < vocabulary.len());
+        if let (Some(key), Some(id), false) = (key, id, ids.iter().any(|(n, ..)| *n == name)) {
+            ids.push((name, key, id));
+        }
+    }
+    // BERT and its kin have no other first and last token than these.
+    for (name, other) in [("bos", "cls"), ("eos", "sep")] {
+        let of = |name: &str| ids.iter().find(|(n, ..)| *n == name).map(|(.., id)| *id);
+        if let (true, None, Some(id)) = (defaults.first_is_cls, of(name), of(other)) {
+            ids.push((name, name, id));
+        }
+    }
     let id = |name: &str| ids.iter().find(|(n, ..)| *n == name).map(|(.., id)| *id);
     for (_, key, id) in &ids {
         metadata.set(format!("tokenizer.ggml.{key}_token_id"), *id);
     }
     ends(&generation, id("eos"), metadata)?;
 
-    let around = Around { files, vocabulary, config: &config };
+    let around = Around { files, vocabulary_file, vocabulary, config: &config };
     // Always written: what its absence means differs from one pre-tokenizer to another.
-    let add_bos = around.adds("bos", id("bos"), template.before.as_deref())?.unwrap_or(false);
+    let add_bos = around.adds("bos", id("bos"), template.before.as_deref())?;
+    let add_bos = add_bos.unwrap_or(defaults.add_bos && id("bos").is_some());
     metadata.set("tokenizer.ggml.add_bos_token", add_bos);
-    if let Some(add_eos) = around.adds("eos", id("eos"), template.after.as_deref())? {
+    let add_eos = around.adds("eos", id("eos"), template.after.as_deref())?;
+    if let Some(add_eos) = add_eos.or(defaults.add_eos.map(|adds| adds && id("eos").is_some())) {
         metadata.set("tokenizer.ggml.add_eos_token", add_eos);
     }
     if let Some(template) = chat_template(files, &config)? {
@@ -58,6 +87,7 @@ pub(super) fn import(
 /// The special tokens that the files name: Hugging Face's name, GGUF's, and the id.
 fn ids(
     files: &HfTokenizerFiles<'_>,
+    vocabulary_file: &'static str,
     vocabulary: &Vocabulary,
     config: &Map<String, Value>,
     generation: &Generation<'_>,
@@ -76,7 +106,7 @@ fn ids(
                 let id = vocabulary.id(text);
                 // The others do not take part in generation.
                 if id.is_none() && needed {
-                    let message = format!("{} is not in the vocabulary of tokenizer.json", shown(text));
+                    let message = format!("{} is not in the vocabulary of {vocabulary_file}", shown(text));
                     return Err(files.error(file, field, message).into());
                 }
                 id
@@ -92,6 +122,7 @@ fn ids(
 /// What is put before and after a text.
 struct Around<'a> {
     files: &'a HfTokenizerFiles<'a>,
+    vocabulary_file: &'static str,
     vocabulary: &'a Vocabulary,
     config: &'a Map<String, Value>,
 }
@@ -105,7 +136,7 @@ impl Around<'_> {
         {
             let message =
                 format!("the post-processor puts {} around a text, which is not {name}", shown(put));
-            return Err(self.files.error(TOKENIZER_JSON, "post_processor", message).into());
+            return Err(self.files.error(self.vocabulary_file, "post_processor", message).into());
         }
         let field = format!("add_{name}_token");
         let bad = |message: &str| self.files.error(TOKENIZER_CONFIG, &field, format!("`{field}` {message}"));
@@ -164,7 +195,11 @@ impl Generation<'_> {
 }
 
 /// A JSON object; empty where there is no file.
-fn object(files: &HfTokenizerFiles<'_>, file: &str, bytes: Option<&[u8]>) -> Result<Map<String, Value>> {
+pub(super) fn object(
+    files: &HfTokenizerFiles<'_>,
+    file: &str,
+    bytes: Option<&[u8]>,
+) -> Result<Map<String, Value>> {
     let Some(bytes) = bytes else { return Ok(Map::new()) };
     let object = serde_json::from_slice(bytes)
         .map_err(|e| files.error(file, "", format!("this is no JSON object: {e}")))?;
