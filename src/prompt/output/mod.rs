@@ -72,7 +72,7 @@ pub enum CallSyntax {
         after: String,
     },
     /// The function's name, and each argument between tags of its own.
-    Tagged(TaggedCall),
+    Tagged(Box<TaggedCall>),
 }
 
 /// A part of an answer.

@@ -33,7 +33,7 @@ impl TaggedCall {
 
     /// The syntax of calls that each begin with `open`.
     pub(super) fn after(self, open: &str) -> ToolSyntax {
-        ToolSyntax { call: CallSyntax::Tagged(self), ..ToolSyntax::object("", open, "", "") }
+        ToolSyntax { call: CallSyntax::Tagged(Box::new(self)), ..ToolSyntax::object("", open, "", "") }
     }
 
     /// The name and the arguments of a call: `text` is what stands before its end. None where it is no call.
