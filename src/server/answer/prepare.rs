@@ -82,6 +82,7 @@ pub async fn prepare(app: &Arc<App>, lease: Lease, job: Job) -> Result<Prepared,
             } else {
                 Vec::new()
             },
+            parameters: tools.iter().filter_map(|t| Some((function_name(t)?, argument_schema(t)?))).collect(),
             thinking: thinks && is_chat(&job.input),
             begins_in_thinking: thinks && syntax.thinking.as_ref().is_some_and(begins),
         };
@@ -176,6 +177,10 @@ pub(super) struct Started {
 
 fn is_chat(input: &Input) -> bool {
     matches!(input, Input::Chat(_) | Input::Continue { .. })
+}
+
+fn argument_schema(tool: &Json) -> Option<Json> {
+    tool.get("function")?.get("parameters").cloned()
 }
 
 fn function_name(tool: &Json) -> Option<String> {
