@@ -11,6 +11,18 @@ const fn differs(key: &'static str, why: &'static str) -> Difference {
     Difference { key, why }
 }
 
+/// Names of `tokenizer.ggml.pre`, ours and theirs, that mean the same way to cut text.
+pub const SAME_CUT: &[(&str, &str, &str)] = &[
+    (
+        "default",
+        "bert-bge",
+        "WordPiece cuts text in one way; the converter names vocabularies that it knows by a hash",
+    ),
+    ("dbrx", "falcon3", "one expression, without `ignore_merges`"),
+    ("smollm", "refact", "digits one by one, then GPT-2's expression"),
+    ("qwen2", "stablelm2", "one expression after NFC"),
+];
+
 /// Every difference there may be.
 pub const DIFFERENCES: &[Difference] = &[
     differs(

@@ -110,7 +110,13 @@ const KNOWN_BY_DIGEST: &[(&str, &str, bool)] = &[
 #[derive(Debug, Default)]
 pub(super) struct Template {
     pub(super) before: Option<String>,
+    /// More special tokens after that one.
+    pub(super) then: Vec<String>,
     pub(super) after: Option<String>,
+    /// Whether a token stands between two texts that are read together; `None` where nothing says so.
+    pub(super) between: Option<bool>,
+    /// The post-processor is there, so that what it does not put is not put.
+    pub(super) decides: bool,
 }
 
 /// Everything around BPE, recognised.
@@ -261,30 +267,67 @@ fn escaped(expression: &str) -> Cow<'_, str> {
 /// What the post-processor puts around a text; `None` if it does anything else.
 pub(super) fn template(post_processor: &Value) -> Option<Template> {
     let mut found = None;
+    let mut decides = false;
     for part in parts(post_processor, "processors") {
         match kind(part) {
             // Moves offsets only.
-            "ByteLevel" => {}
+            "ByteLevel" => decides = true,
             "TemplateProcessing" if found.is_none() => {
                 let pieces: Option<Vec<Option<&str>>> =
                     part.get("single")?.as_array()?.iter().map(template_piece).collect();
-                let own = |text: &str| Some(text.to_owned());
-                found = Some(match pieces?.as_slice() {
-                    [None] => Template::default(),
-                    [Some(before), None] => Template { before: own(before), after: None },
-                    [None, Some(after)] => Template { before: None, after: own(after) },
-                    [Some(before), None, Some(after)] => Template { before: own(before), after: own(after) },
-                    _ => return None,
-                });
+                let mut template = around(&pieces?)?;
+                template.between = between(part, &template);
+                found = Some(template);
             }
             "RobertaProcessing" | "BertProcessing" if found.is_none() => {
                 let of = |field: &str| Some(part.get(field)?.get(0)?.as_str()?.to_owned());
-                found = Some(Template { before: Some(of("cls")?), after: Some(of("sep")?) });
+                let (before, after) = (Some(of("cls")?), Some(of("sep")?));
+                found = Some(Template { before, after, between: Some(true), ..Template::default() });
             }
             _ => return None,
         }
     }
-    Some(found.unwrap_or_default())
+    Some(Template { decides, ..found.unwrap_or_default() })
+}
+
+/// The special tokens around the text, which is there once.
+fn around(pieces: &[Option<&str>]) -> Option<Template> {
+    let text = pieces.iter().position(Option::is_none)?;
+    let (before, after) = (&pieces[..text], &pieces[text + 1..]);
+    let mut before = before.iter().map(|piece| piece.map(str::to_owned));
+    let mut template = Template { before: before.next().flatten(), ..Template::default() };
+    template.then = before.flatten().collect();
+    template.after = match after {
+        [] => None,
+        [after] => Some((*after)?.to_owned()),
+        _ => return None,
+    };
+    Some(template)
+}
+
+/// Whether the template of a pair of texts has a separator between them, beside what stands around one text.
+fn between(part: &Value, template: &Template) -> Option<bool> {
+    let token = |piece: &Value| Some(piece.get("SpecialToken")?.get("id")?.as_str()?.to_owned());
+    let is = |piece: &Value, name: &str| {
+        piece.get("Sequence").and_then(|s| s.get("id")).and_then(Value::as_str) == Some(name)
+    };
+    let mut pair = part.get("pair")?.as_array()?.as_slice();
+    if let [first, rest @ ..] = pair
+        && template.before.is_some()
+        && token(first) == template.before
+    {
+        pair = rest;
+    }
+    if let [rest @ .., last] = pair
+        && template.after.is_some()
+        && token(last) == template.after
+    {
+        pair = rest;
+    }
+    match pair {
+        [a, middle @ .., b] if is(a, "A") && is(b, "B") && !middle.is_empty() => Some(middle.len() == 2),
+        _ => None,
+    }
 }
 
 /// A piece of a template: a special token's text, or `Some(None)` for the text itself.

@@ -80,8 +80,8 @@ fn draft(lowercase: bool, strip_accents: Option<bool>) -> Draft {
         model: "bert",
         pre: "default",
         lowercase: Some(lowercase),
-        // What no file says depends on the case.
-        strip_accents: Some(strip_accents.unwrap_or(lowercase)),
+        // What no file says depends on the case, for every reader.
+        strip_accents,
         add_bos: true,
         add_eos: Some(true),
         ..Draft::default()
