@@ -6,8 +6,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jiff::civil::datetime;
+use mdl::ir;
+use mdl::prompt::agreement::Trial;
 use mdl::prompt::output::{OutputReader, Piece, ReaderOptions};
-use mdl::prompt::{JinjaTemplate, Limits};
+use mdl::prompt::{JinjaTemplate, Limits, Renderer, SpecialTokens, known};
 use serde_json::Value as Json;
 
 fn testdata() -> PathBuf {
@@ -20,6 +22,15 @@ fn read(path: &Path) -> String {
 
 fn json(path: &Path) -> Json {
     serde_json::from_str(&read(path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The files of all templates, by name.
+fn templates() -> Vec<PathBuf> {
+    let mut paths: Vec<_> =
+        std::fs::read_dir(testdata().join("jinja")).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.retain(|p| p.extension().is_some_and(|e| e == "jinja"));
+    paths.sort();
+    paths
 }
 
 fn unescape(html: &str) -> String {
@@ -69,10 +80,7 @@ fn verdict(expected: &Json, got: Result<String, String>) -> Verdict {
 #[test]
 fn templates_of_models_come_out_as_jinja2_has_them() {
     let cases = json(&testdata().join("cases.json"));
-    let mut paths: Vec<_> =
-        std::fs::read_dir(testdata().join("jinja")).unwrap().map(|e| e.unwrap().path()).collect();
-    paths.retain(|p| p.extension().is_some_and(|e| e == "jinja"));
-    paths.sort();
+    let paths = templates();
     let (mut texts, mut refusals, mut errors) = (0, 0, 0);
     let mut wrong = Vec::new();
     let mut known = BTreeSet::new();
@@ -127,10 +135,7 @@ fn calls_are_read_as_templates_write_them() {
     let cases = json(&testdata().join("cases.json"));
     let case = cases["call and result"].as_object().unwrap();
     let mut report = String::new();
-    let mut paths: Vec<_> =
-        std::fs::read_dir(testdata().join("jinja")).unwrap().map(|e| e.unwrap().path()).collect();
-    paths.retain(|p| p.extension().is_some_and(|e| e == "jinja"));
-    paths.sort();
+    let paths = templates();
     for path in &paths {
         let template = JinjaTemplate::unread("chat_template", &read(path), Limits::DEFAULT).unwrap();
         let render = |messages: usize, prompt: bool| {
@@ -171,4 +176,25 @@ fn calls_are_read_as_templates_write_them() {
         prepend_module_to_snapshot => false,
         omit_expression => true,
     }, { insta::assert_snapshot!("prompt_calls_read", report) });
+}
+
+/// Which of the templates are known, and which of those are adopted: they say the same as well.
+#[test]
+fn known_templates_are_found_among_those_of_models() {
+    let renderer = Renderer::in_process();
+    let tokens = SpecialTokens { bos: Some("<s>".to_owned()), eos: Some("</s>".to_owned()) };
+    let trial = Trial { renderer: &renderer, tokens, tokenizer: None };
+    let mut report = String::new();
+    for path in templates() {
+        let text = read(&path);
+        let Some(known) = known::nearest(&text) else { continue };
+        let adopted = trial.adopt(&mut ir::Prompt::default(), &text).is_some();
+        let what = if adopted { "adopted" } else { "says something else" };
+        report += &format!("{}: {}, {what}\n", path.file_stem().unwrap().display(), known.name);
+    }
+    insta::with_settings!({
+        snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots"),
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, { insta::assert_snapshot!("prompt_known", report) });
 }

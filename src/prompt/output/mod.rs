@@ -1,5 +1,6 @@
 //! Reads what a model writes: thinking, tool calls and text, out of a stream of pieces.
 
+mod families;
 mod infer;
 mod json_scan;
 mod reader;
