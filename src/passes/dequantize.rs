@@ -55,9 +55,9 @@ pub fn run(tensors: Vec<Tensor>, quantization: Quantization) -> Result<Vec<Tenso
                         used.insert(at);
                         made.push((i, expr));
                     }
-                    Err(problem) => problems.push(problem),
+                    Err(found) => problems.extend(found.0),
                 },
-                // Scales themselves may be FP8 (E8M0 is none), and so may plain numbers.
+                // A checkpoint that says nothing of scales may hold plain numbers of FP8.
                 None if quantization == Quantization::None => {}
                 None => problems.push(
                     Diagnostic::error(format!(
@@ -65,7 +65,7 @@ pub fn run(tensors: Vec<Tensor>, quantization: Quantization) -> Result<Vec<Tenso
                         tensor.expr.dtype()
                     ))
                     .code("missing-scales")
-                    .help(format!("it is looked for as `{name}_scale_inv` and `{name}_scale`")),
+                    .help(format!("they would be named `{name}_scale_inv` or `{name}_scale`")),
                 ),
             }
         } else if let Some(stem) = name.strip_suffix("_blocks")
@@ -98,7 +98,7 @@ fn is_fp8(expr: &Expr) -> bool {
 }
 
 /// An FP8 weight times its scales.
-fn scaled(weight: &Tensor, scales: &Tensor, quantization: Quantization) -> Result<Expr, Diagnostic> {
+fn scaled(weight: &Tensor, scales: &Tensor, quantization: Quantization) -> Result<Expr> {
     let wrong = |message: String| {
         Diagnostic::error(format!("`{}`, {} {}: {message}", scales.name, scales.expr.dtype(), scales.shape()))
             .code("bad-scales")
@@ -107,13 +107,13 @@ fn scaled(weight: &Tensor, scales: &Tensor, quantization: Quantization) -> Resul
         scales.expr.dtype(),
         TensorType::F32 | TensorType::F16 | TensorType::BF16 | TensorType::F8_E8M0
     ) {
-        return Err(wrong("no type that scales of FP8 have".to_owned()));
+        return Err(wrong("no type that scales of FP8 have".to_owned()).into());
     }
     let shape = weight.shape();
     let (outer, [rows, cols]) = match *shape.0 {
         [rows, cols] => (None, [rows, cols]),
         [n, rows, cols] => (Some(n), [rows, cols]),
-        _ => return Err(wrong(format!("`{}` {shape} is no matrix", weight.name))),
+        _ => return Err(wrong(format!("`{}` {shape} is no matrix", weight.name)).into()),
     };
     // Of each matrix: one scale, one for each row, or one for each block.
     let per = |block: [u64; 2]| [rows.div_ceil(block[0]), cols.div_ceil(block[1])];

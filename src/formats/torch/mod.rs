@@ -52,6 +52,9 @@ pub(super) fn with_conversion(error: Diagnostic, path: &Path) -> Diagnostic {
     // Where nothing has to be escaped, the command can be run as it stands.
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let name = if name.chars().all(plain) { name } else { "FILE" };
+    // A shard stays a shard.
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    let converted = format!("model{}.safetensors", stem.strip_prefix("pytorch_model").unwrap_or_default());
     error
         .label("a pickle is a program; it is read as data, and nothing in it is executed")
         .help(
@@ -61,7 +64,7 @@ pub(super) fn with_conversion(error: Diagnostic, path: &Path) -> Diagnostic {
         .help(format!(
             "python -c \"import torch, safetensors.torch as s; t = torch.load('{name}', map_location='cpu', \
              weights_only=True); s.save_file({{k: v.clone().contiguous() for k, v in t.items() if torch.is_tensor(v)}}, \
-             'model.safetensors')\""
+             '{converted}')\""
         ))
 }
 
@@ -196,6 +199,20 @@ fn one_after_another(mut dimensions: impl Iterator<Item = (u64, u64)>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_conversion_keeps_a_shard_a_shard() {
+        let help = |name: &str| {
+            let path = Path::new("/m").join(name);
+            with_conversion(Diagnostic::error("x"), &path).help.join(" ")
+        };
+        assert!(help("pytorch_model.bin").ends_with("'model.safetensors')\""));
+        let shard = help("pytorch_model-00001-of-00002.bin");
+        assert!(shard.contains("'pytorch_model-00001-of-00002.bin'"), "{shard}");
+        assert!(shard.ends_with("'model-00001-of-00002.safetensors')\""), "{shard}");
+        assert!(help("consolidated.00.pth").ends_with("'model.safetensors')\""));
+        assert!(help("it's.bin").contains("torch.load('FILE'"));
+    }
 
     #[test]
     fn strides_say_how_elements_lie() {

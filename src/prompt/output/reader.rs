@@ -1,9 +1,11 @@
 //! Reads an answer as it comes.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value as Json};
 
 use super::json_scan::{JsonScan, Scanned};
-use super::{CallSyntax, OutputSyntax, Piece, ReaderOptions, ThinkingSyntax, ToolSyntax, append};
+use super::{CallSyntax, OutputSyntax, Piece, ReaderOptions, TaggedCall, ThinkingSyntax, ToolSyntax, append};
 
 /// Takes text as it comes and gives parts as soon as they are certain. No part of a tag is ever given as
 /// text; what turns out to be no call is text again.
@@ -11,6 +13,8 @@ pub struct OutputReader {
     thinking: Option<ThinkingSyntax>,
     tools: Option<ToolSyntax>,
     names: Vec<String>,
+    /// The schemas of their arguments.
+    parameters: BTreeMap<String, Json>,
     /// What has come and is not certain yet.
     held: String,
     state: State,
@@ -35,7 +39,7 @@ enum State {
 struct CallScan {
     /// Bytes of the tags before the call.
     tags: usize,
-    /// Where the JSON value begins, once it is there.
+    /// Where the JSON value begins, once it is there; of a call between tags, where its end is looked for.
     json: Option<usize>,
     scan: JsonScan,
 }
@@ -62,6 +66,7 @@ impl OutputReader {
                 false => Some(syntax.tools.clone().unwrap_or_else(ToolSyntax::bare)),
             },
             names: options.tools,
+            parameters: options.parameters,
             held: String::new(),
         }
     }
@@ -204,6 +209,9 @@ impl OutputReader {
             self.state = State::Text;
             return Progress::Again;
         };
+        if let CallSyntax::Tagged(call) = &tools.call {
+            return self.tagged(call, &scan, pieces);
+        }
         let Some(json) = scan.json else {
             match find_json(&tools, &self.held, scan.tags) {
                 Found::At(at) => {
@@ -233,6 +241,41 @@ impl OutputReader {
         }
     }
 
+    /// A call between tags: it is read once its end is there.
+    fn tagged(&mut self, call: &TaggedCall, scan: &CallScan, pieces: &mut Vec<Piece>) -> Progress {
+        let open = self.tools.as_ref().map_or("", |t| t.open.trim());
+        let inside = self.held[scan.tags..].trim_start();
+        let (begin, inside) = match inside.strip_prefix(open) {
+            Some(rest) => (rest.trim_start(), rest),
+            None => (inside, inside),
+        };
+        let name = call.name.0.trim();
+        if !begin.starts_with(name) && !name.starts_with(begin) && !open.starts_with(begin) {
+            return self.no_call(scan.tags, pieces);
+        }
+        let start = self.held.len() - inside.len();
+        let end = call.end.trim();
+        // The end may also stand inside of a value: then what follows it belongs to the call.
+        let mut from = scan.json.unwrap_or(start).max(start);
+        while let Some(at) = self.held.get(from..).and_then(|rest| rest.find(end)).map(|at| from + at) {
+            from = at + end.len();
+            let Some((name, arguments)) = call.read(&self.held[start..at], |n| self.parameters.get(n)) else {
+                continue;
+            };
+            let Some(piece) = piece(name, Some(arguments), &self.names) else {
+                return self.no_call(from, pieces);
+            };
+            pieces.push(piece);
+            self.held.drain(..from);
+            self.state = State::AfterCall;
+            return Progress::Again;
+        }
+        // A part of the end may be there.
+        let kept = self.held.len() - beginning_of(&self.held, end);
+        self.state = State::Call(CallScan { json: Some(from.max(kept)), ..scan.clone() });
+        Progress::Wait
+    }
+
     /// What was held is text after all, as far as byte `len` at least.
     fn no_call(&mut self, len: usize, pieces: &mut Vec<Piece>) -> Progress {
         if len > 0 {
@@ -254,7 +297,7 @@ impl OutputReader {
         }
         let after = match &tools.call {
             CallSyntax::Named { after, .. } => after.trim(),
-            CallSyntax::Object { .. } => "",
+            CallSyntax::Object { .. } | CallSyntax::Tagged(_) => "",
         };
         let swallowed = [after, tools.close.trim(), tools.separator.trim(), tools.end.trim()];
         let mut swallowed = swallowed.into_iter().filter(|t| !t.is_empty());
@@ -312,6 +355,7 @@ fn find_json(tools: &ToolSyntax, held: &str, tags: usize) -> Found {
             None if rest.len() < 512 => Found::Later,
             None => Found::No,
         },
+        CallSyntax::Tagged(_) => Found::No,
     }
 }
 
@@ -343,15 +387,17 @@ fn calls(tools: &ToolSyntax, before: &str, json: &str, names: &[String]) -> Opti
         CallSyntax::Named { between, before: prefix, .. } => {
             let text = before.trim_start();
             let text = text.strip_prefix(tools.open.trim()).unwrap_or(text).trim_start();
-            let text = text.strip_prefix(prefix.trim()).unwrap_or(text);
+            // An id may stand before it.
+            let text = text.split_once(prefix.trim()).map_or(text, |(_, after)| after);
             let (called, _) = text
                 .split_once(between.trim())
                 .filter(|_| !between.trim().is_empty())
                 .or_else(|| text.split_once('\n'))?;
-            // Newer Mistral models write an id after the name: `weather[CALL_ID]a1b2c3d4e`.
-            let called = called.split('[').next().unwrap_or(called);
+            // Some write an id after the name: `weather[CALL_ID]a1b2c3d4e`, `weather:0`.
+            let called = called.split(['[', ':']).next().unwrap_or(called);
             Some(vec![piece(called.trim().to_owned(), Some(value), names)?])
         }
+        CallSyntax::Tagged(_) => None,
     }
 }
 
@@ -402,6 +448,7 @@ mod tests {
             tools: vec!["weather".into(), "add".into()],
             thinking: true,
             begins_in_thinking: false,
+            ..ReaderOptions::default()
         }
     }
 
@@ -424,6 +471,18 @@ mod tests {
             }
             CallSyntax::Named { between, before, after } => {
                 format!("{before}{name}{between}{arguments}{after}")
+            }
+            CallSyntax::Tagged(call) => {
+                let values: String = arguments
+                    .as_object()
+                    .unwrap()
+                    .iter()
+                    .map(|(key, value)| {
+                        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                        format!("{}{key}{}{}{value}{}", call.key.0, call.key.1, call.value.0, call.value.1)
+                    })
+                    .collect();
+                format!("{}{name}{}{values}{}", call.name.0, call.name.1, call.end)
             }
         };
         let list = matches!(tools.call, CallSyntax::Object { list: true, .. });
