@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::vocabulary::{SPACE, TokenType};
 use super::json::{AddedToken, TokenizerJson, Vocab};
-use super::pipeline::{excerpt, kind, parts};
+use super::pipeline::{excerpt, kind, parts, template};
 use super::special_tokens::object;
 use super::tokens::{self, Entry};
 use super::{Draft, HfTokenizerFiles, TOKENIZER_JSON, unsupported_model};
@@ -41,7 +41,9 @@ pub(super) fn from_json(files: &HfTokenizerFiles<'_>, json: &TokenizerJson) -> R
     let mut entries = tokens::by_id(files, own, &json.added_tokens)?;
     write_spaces(&mut entries);
     let lowercase = flag("lowercase").unwrap_or(true);
-    Ok(Draft { file: TOKENIZER_JSON, entries, ..draft(lowercase, flag("strip_accents")) })
+    // Whatever it says, BERT's texts are between CLS and SEP.
+    let template = template(&json.post_processor).unwrap_or_default();
+    Ok(Draft { file: TOKENIZER_JSON, entries, template, ..draft(lowercase, flag("strip_accents")) })
 }
 
 /// Reads `vocab.txt`, a token a line.
