@@ -127,6 +127,11 @@ impl Diagnostic {
         Self::new(Severity::Warning, Kind::Input, message)
     }
 
+    /// Worth saying.
+    pub fn note(message: impl Into<String>) -> Self {
+        Self::new(Severity::Note, Kind::Input, message)
+    }
+
     /// An operating system's error on `path`: a missing or unreadable file is the input's fault
     /// (`doing` says what was tried: "read"), everything else the environment's.
     pub fn io(doing: &str, path: &Path, error: &std::io::Error) -> Self {

@@ -6,17 +6,21 @@ pub mod importance;
 pub mod limit;
 pub mod measure;
 pub mod models;
+mod templates;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::codegen::{self, Progress};
-use crate::diagnostic::{Diagnostic, Result};
+use crate::diagnostic::{Diagnostic, Location, Result};
 use crate::ir::Module;
 use crate::modelfile::{self, Checked, Recipe};
-use crate::passes::{Context, fuse, import, package, quantize, resolve, verify};
+use crate::passes::{Context, fuse, import, package, quantize, resolve, unfused, verify};
+use crate::prompt::{self, Limits, Renderer};
 use crate::store::{Layer, Name, Published, Store};
 use crate::world::{self, EntryKind, World};
+
+pub use templates::{is_template, read_template, template};
 
 /// A Modelfile that was read and checked, and the directory its paths start from.
 pub struct Input {
@@ -45,24 +49,34 @@ pub fn read(world: &dyn World, path: &Path) -> Result<Input> {
     } else {
         world::read_file(world, &file, modelfile::MAX_BYTES as u64)?
     };
-    let checked = modelfile::check(world, &directory, &file.display().to_string(), &bytes);
+    let mut checked = modelfile::check(world, &directory, &file.display().to_string(), &bytes);
+    let place = checked.recipe.spans.template.as_ref();
+    if let Some(text) = checked.recipe.prompt.template.as_deref().filter(|t| !t.is_empty()) {
+        checked.diagnostics.extend(prompt::check::check(text, place, Limits::DEFAULT));
+        checked.diagnostics.sort_by_key(|d| match &d.location {
+            Some(Location::Text(span)) => span.range.start,
+            _ => usize::MAX,
+        });
+    }
     Ok(Input { path: file, directory, checked })
 }
 
-/// Plans a build: no weight is read. `observe` sees the module after each pass.
+/// Plans a build: no weight is read. `renderer` tries the templates; `observe` sees the module after each pass.
 ///
 /// # Errors
 /// What the passes and the verifier report.
 pub fn compile(
     recipe: &Recipe,
     context: &Context<'_>,
+    renderer: &Renderer,
     observe: &mut dyn FnMut(&'static str, &Module),
 ) -> Result<Module> {
     let module = resolve::run(recipe, context)?;
     verify::structure(&module)?;
     observe("resolve", &module);
 
-    let module = import::run(module, context)?;
+    let mut module = import::run(module, context)?;
+    templates::try_templates(&mut module, recipe, context, renderer)?;
     verify::structure(&module)?;
     verify::family(&module)?;
     observe("import", &module);
@@ -92,6 +106,7 @@ pub fn publish(
     let package = package::pack(module)?;
     let writer = store.writer()?;
     let mut layers = vec![codegen::weights_layer(module, world, &writer, progress)?];
+    layers.extend(codegen::adapter_layers(module, &unfused::files(module), world, &writer, progress)?);
     progress.pass("publishing");
     for layer in &package.layers {
         let blob = writer.put(&layer.bytes)?;

@@ -191,6 +191,60 @@ fn an_adapter_is_fused() {
 }
 
 #[test]
+fn an_adapter_is_kept_and_shown() {
+    let place = Place::new();
+    let adapter = testdata("storyteller-lora");
+    let modelfile = place.storyteller("Modelfile", &format!("ADAPTER {} 0.5\n", adapter.display()));
+    let plain = place.storyteller("plain/Modelfile", "");
+    place.ok(&["build", "-q", "q8_0", "-t", "plain", &plain]);
+    place.ok(&["build", "-q", "q8_0", "-t", "kept", "--no-fuse", &modelfile]);
+    let weights = |name: &str| {
+        let text = place.ok(&["show", name, "--modelfile"]);
+        text.lines().find(|line| line.starts_with("FROM ")).map(str::to_owned).unwrap()
+    };
+    assert_eq!(weights("kept"), weights("plain"), "the weights are the base's own");
+    assert!(place.ok(&["show", "kept"]).contains("28 matrices of rank 8, not fused"));
+    // The Modelfile that is shown builds the same model.
+    let shown = place.ok(&["show", "kept", "--modelfile"]);
+    assert_eq!(shown.lines().filter(|line| line.starts_with("ADAPTER ")).count(), 1);
+    let again = place.write("again/Modelfile", &shown).display().to_string();
+    place.ok(&["build", "-t", "again", "--no-fuse", &again]);
+    assert_eq!(place.ok(&["show", "again", "--modelfile"]).replace("again", "kept"), shown);
+    // What a model is, it stays under another prompt; it is fused where its weights are written anew.
+    let brief = place.write("brief/Modelfile", "FROM kept\nSYSTEM You are brief.\n").display().to_string();
+    place.ok(&["build", "-t", "brief", &brief]);
+    let of = |name: &str, keyword: &str| {
+        let text = place.ok(&["show", name, "--modelfile"]);
+        text.lines().filter(|line| line.starts_with(keyword)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of("brief", "FROM "), of("brief", "ADAPTER ")),
+        (of("kept", "FROM "), of("kept", "ADAPTER "))
+    );
+    place.ok(&["build", "-t", "fused", "-q", "q8_0", "--allow-requantize", &brief]);
+    assert!(of("fused", "ADAPTER ").is_empty() && of("fused", "FROM ") != of("kept", "FROM "));
+    place.ok(&["verify"]);
+
+    let message = place.fails(2, &["build", "--emit", "gguf", "-o", "x.gguf", "--no-fuse", &modelfile]);
+    assert!(message.contains("no place for adapters"), "{message}");
+}
+
+#[test]
+fn a_build_says_how_much_adapters_move() {
+    let place = Place::new();
+    let adapter = testdata("storyteller-lora");
+    let modelfile =
+        place.storyteller("Modelfile", &format!("ADAPTER {0}\nADAPTER {0} 0.25\n", adapter.display()));
+    let output = place.mdl(&["build", "-q", "q4_0", "-t", "m", "--verbose", &modelfile]);
+    let shown = text(&output.stderr).replace(&adapter.display().to_string(), "storyteller-lora");
+    insta::with_settings!({
+        snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots"),
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, { insta::assert_snapshot!("adapters_movement", shown) });
+}
+
+#[test]
 fn an_adapter_that_changes_nothing_is_refused() {
     let place = Place::new();
     let source = testdata("storyteller-lora");

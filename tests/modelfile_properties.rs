@@ -145,7 +145,7 @@ fn modelfile() -> impl Strategy<Value = (Vec<Command>, String)> {
                 7 => ("PARAMETER", "temperature", f32::from(number).abs().to_string()),
                 8 => ("PARAMETER", "use_mmap", (number > 0).to_string()),
                 9 => ("REQUIRES", "", format!("{}.1.2", number.unsigned_abs())),
-                10 => ("ADAPTER", "", format!("./{}", number)),
+                10 => ("ADAPTER", "", format!("./{} {}", number, value.len() % 3 + 1)),
                 _ => ("FROM", "", format!("m{}", number)),
             };
             // A form that the value does not fit is found by reading it back.

@@ -29,6 +29,7 @@ fn message(json: &Json) -> ChatMessage {
     ChatMessage {
         role: text(&json["role"]),
         content: text(&json["content"]),
+        thinking: text(&json["thinking"]),
         tool_calls: json["tool_calls"].as_array().into_iter().flatten().map(call).collect(),
         tool_name: text(&json["tool_name"]),
         tool_call_id: text(&json["tool_call_id"]),
@@ -60,8 +61,10 @@ fn check(folder: &str, extension: &str, choose: impl Fn(&str) -> Template) {
             let conversation = &conversations[name];
             let messages: Vec<_> = conversation["messages"].as_array().unwrap().iter().map(message).collect();
             let tools = conversation["tools"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let think = conversation["think"].as_bool().map(|on| if on { Think::On } else { Think::Off });
             let request = ChatRequest {
                 tools,
+                think,
                 now: datetime(2026, 11, 24, 13, 5, 9, 0),
                 ..ChatRequest::new(&messages)
             };

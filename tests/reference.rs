@@ -157,3 +157,71 @@ fn the_tokenizer_gives_the_reference_ids() {
         assert_eq!(loaded.tokenizer.encode(text, options), ids(&prompt["ids"]), "{}", prompt["name"]);
     }
 }
+
+/// Builds a Modelfile into a store of its own and opens the model as it is run.
+fn build(directory: &Path, modelfile: &str, arguments: &[&str]) -> Loaded {
+    let source = directory.join("Modelfile");
+    std::fs::write(&source, modelfile).unwrap();
+    let store = directory.join("store");
+    assert_cmd::Command::cargo_bin("mdl")
+        .unwrap()
+        .args(["build", "--progress", "none", "-t", "m", "--store"])
+        .arg(&store)
+        .args(arguments)
+        .arg(&source)
+        .assert()
+        .success();
+    let store = mdl::store::Store::open(&store).unwrap();
+    let model = store.read(&mdl::store::Name::parse("m").unwrap()).unwrap();
+    Loaded::open(&mdl::runtime::stored::open(&store, &model).unwrap(), Some(2)).unwrap()
+}
+
+/// An adapter beside the model gives what the fused one gives, to rounding.
+#[test]
+fn a_kept_adapter_is_exact_in_float32() {
+    let place = tempfile::tempdir().unwrap();
+    let (base, adapter) = (testdata("storyteller"), testdata("storyteller-lora"));
+    let modelfile = format!("FROM {}\nADAPTER {}\n", base.display(), adapter.display());
+    let loaded = build(place.path(), &modelfile, &["-q", "f32", "--no-fuse"]);
+    let reference = reference("storyteller-lora");
+    let worst = worst_logits(&loaded, &reference);
+    assert!(worst < 1e-5, "{worst}");
+    check_greedy(&loaded, &reference, 1e-4);
+
+    // Two halves are a whole.
+    let halves = format!("FROM {0}\nADAPTER {1} 0.5\nADAPTER {1} 0.5\n", base.display(), adapter.display());
+    let loaded = build(place.path(), &halves, &["-q", "f32", "--no-fuse"]);
+    let worst = worst_logits(&loaded, &reference);
+    assert!(worst < 1e-5, "{worst}");
+
+    // What the store holds can be fused later.
+    let store = place.path().join("store");
+    let loaded = build(place.path(), "FROM m\n", &["-q", "f32"]);
+    assert!(worst_logits(&loaded, &reference) < 1e-5);
+    let shown = assert_cmd::Command::cargo_bin("mdl")
+        .unwrap()
+        .args(["show", "m", "--modelfile", "--store"])
+        .arg(&store)
+        .output()
+        .unwrap();
+    assert!(!String::from_utf8(shown.stdout).unwrap().contains("ADAPTER"));
+}
+
+#[test]
+fn a_kept_adapter_acts_beside_quantized_weights() {
+    let place = tempfile::tempdir().unwrap();
+    let (base, adapter) = (testdata("storyteller"), testdata("storyteller-lora"));
+    let modelfile = format!("FROM {}\nADAPTER {}\n", base.display(), adapter.display());
+    let loaded = build(place.path(), &modelfile, &["-q", "q8_0", "--no-fuse"]);
+    let reference = reference("storyteller-lora");
+    let worst = worst_logits(&loaded, &reference);
+    assert!(worst < 3e-2, "{worst}");
+    let shown = assert_cmd::Command::cargo_bin("mdl")
+        .unwrap()
+        .args(["show", "m", "--modelfile", "--store"])
+        .arg(place.path().join("store"))
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert_eq!(shown.lines().filter(|line| line.starts_with("ADAPTER ")).count(), 1, "{shown}");
+}

@@ -18,13 +18,11 @@ const PARSED: EncodeOptions = EncodeOptions { add_special: false, parse_special:
 
 fn files<'a>(tokenizer_json: &'a [u8]) -> HfTokenizerFiles<'a> {
     HfTokenizerFiles {
-        directory: Path::new("model"),
-        tokenizer_json,
+        tokenizer_json: Some(tokenizer_json),
         tokenizer_config: Some(CONFIG),
-        special_tokens_map: None,
         generation_config: Some(br#"{"bos_token_id": 2043, "eos_token_id": [2044, 2047]}"#),
-        chat_template: None,
         vocab_size: Some(2048),
+        ..HfTokenizerFiles::none(Path::new("model"))
     }
 }
 
@@ -38,6 +36,11 @@ fn variant(change: impl FnOnce(&mut Json)) -> Vec<u8> {
     change(&mut json);
     serde_json::to_vec(&json).unwrap()
 }
+
+const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Every pipeline that can be imported and run, by its name.
 fn variants() -> Vec<(&'static str, Vec<u8>)> {
@@ -59,7 +62,34 @@ fn variants() -> Vec<(&'static str, Vec<u8>)> {
             json["model"]["ignore_merges"] = json!(false);
         })
     };
+    let splits = |expressions: &[&str]| {
+        let split = |regex: &&str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+        let mut steps: Vec<Json> = expressions.iter().map(split).collect();
+        steps.push(
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}),
+        );
+        json!({"type": "Sequence", "pretokenizers": steps})
+    };
+    let o200k = |behavior: &str| {
+        let invert = behavior == "Removed";
+        let mut json = splits(&[O200K]);
+        json["pretokenizers"][0]["behavior"] = json!(behavior);
+        json["pretokenizers"][0]["invert"] = json!(invert);
+        json
+    };
+    let nfc = || json!({"type": "NFC"});
+    let falcon = json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Punctuation", "behavior": "Contiguous"}, gpt2, {"type": "Digits", "individual_digits": false},
+        {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": false}]});
     vec![
+        ("gpt-4o", with(o200k("Isolated"), Json::Null)),
+        ("gpt-4o", with(o200k("Removed"), Json::Null)),
+        ("tekken", with(splits(&[TEKKEN]), Json::Null)),
+        ("deepseek-v3", with(splits(&[r"\p{N}{1,3}", "[一-龥\u{3040}-ゟ゠-ヿ]+", DEEPSEEK3]), Json::Null)),
+        ("qwen35", with(splits(&[QWEN35]), nfc())),
+        ("olmo", with(gpt2.clone(), nfc())),
+        ("command-r", with(smollm.clone(), nfc())),
+        ("falcon", with(falcon, Json::Null)),
         ("llama-bpe", TOKENIZER.to_vec()),
         ("dbrx", with(split(LLAMA3), Json::Null)),
         ("qwen2", with(qwen2.clone(), json!({"type": "NFC"}))),
@@ -71,6 +101,8 @@ fn variants() -> Vec<(&'static str, Vec<u8>)> {
 
 struct Pair {
     name: &'static str,
+    /// Texts are brought to a normal form.
+    normalizes: bool,
     ours: Tokenizer,
     theirs: tokenizers::Tokenizer,
     /// Leaves the texts of special tokens alone.
@@ -94,7 +126,8 @@ fn pairs() -> Vec<Pair> {
         let theirs = tokenizers::Tokenizer::from_bytes(&json).unwrap();
         let mut theirs_plain = theirs.clone();
         theirs_plain.set_encode_special_tokens(true);
-        Pair { name, ours: Tokenizer::from_metadata(&metadata).unwrap(), theirs, theirs_plain }
+        let normalizes = !serde_json::from_slice::<Json>(&json).unwrap()["normalizer"].is_null();
+        Pair { name, normalizes, ours: Tokenizer::from_metadata(&metadata).unwrap(), theirs, theirs_plain }
     };
     variants().into_iter().map(pair).collect()
 }
@@ -181,7 +214,7 @@ fn any_text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn random_texts_take_the_tokens_of_the_library(text in any_text()) {
         PAIRS.with(|pairs| pairs.iter().for_each(|pair| pair.check(&text)));
@@ -189,7 +222,7 @@ proptest! {
 
     #[test]
     fn texts_come_back(text in any_text()) {
-        PAIRS.with(|pairs| for pair in pairs.iter().filter(|p| p.name != "qwen2") {
+        PAIRS.with(|pairs| for pair in pairs.iter().filter(|p| !p.normalizes) {
             for options in [PLAIN, PARSED] {
                 assert_eq!(pair.ours.decode(&pair.ours.encode(&text, options)), text);
             }
@@ -291,13 +324,13 @@ fn a_checkpoint_takes_the_tokens_of_the_library() {
     );
     let json: Json = serde_json::from_slice(&read("config.json").unwrap()).unwrap();
     let files = HfTokenizerFiles {
-        directory: &directory,
-        tokenizer_json: &tokenizer_json,
+        tokenizer_json: Some(&tokenizer_json),
         tokenizer_config: config.as_deref(),
         special_tokens_map: map.as_deref(),
         generation_config: generation.as_deref(),
         chat_template: template.as_deref(),
         vocab_size: json["vocab_size"].as_u64(),
+        ..HfTokenizerFiles::none(&directory)
     };
     let start = std::time::Instant::now();
     let metadata = import(&files).unwrap();
@@ -308,7 +341,7 @@ fn a_checkpoint_takes_the_tokens_of_the_library() {
     let theirs = tokenizers::Tokenizer::from_bytes(&tokenizer_json).unwrap();
     let mut theirs_plain = theirs.clone();
     theirs_plain.set_encode_special_tokens(true);
-    let pair = Pair { name: "checkpoint", ours, theirs, theirs_plain };
+    let pair = Pair { name: "checkpoint", normalizes: false, ours, theirs, theirs_plain };
     for unit in ["a", " ", "🙂", "\n", "1", "the ", "Emma Woodhouse, handsome, clever, and rich, "] {
         let text = unit.repeat((1 << 20) / unit.len());
         let start = std::time::Instant::now();

@@ -53,6 +53,9 @@ pub const fn dequantizable(ty: TensorType) -> bool {
         F32 | F16
             | BF16
             | F64
+            | F8_E4M3
+            | F8_E5M2
+            | F8_E8M0
             | Q4_0
             | Q4_1
             | Q5_0
@@ -133,6 +136,9 @@ fn decode_values(ty: TensorType, bytes: &[u8], out: &mut [f32]) {
             }
         }
         TensorType::F16 => decode_f16(bytes, out),
+        TensorType::F8_E4M3 => decode_bytes(&E4M3_VALUES, bytes, out),
+        TensorType::F8_E5M2 => decode_bytes(&E5M2_VALUES, bytes, out),
+        TensorType::F8_E8M0 => decode_bytes(&E8M0_VALUES, bytes, out),
         TensorType::Q4_0 => decode_blocks::<BlockQ4_0, 32>(bytes, out),
         TensorType::Q4_1 => decode_blocks::<BlockQ4_1, 32>(bytes, out),
         TensorType::Q5_0 => decode_blocks::<BlockQ5_0, 32>(bytes, out),
@@ -161,6 +167,55 @@ fn decode_f16(bytes: &[u8], out: &mut [f32]) {
             *half = f16::from_le_bytes(*b);
         }
         halves.convert_to_f32_slice(values);
+    }
+}
+
+/// The values of `F8_E4M3`, by their bytes: a sign, four bits of exponent (bias 7), three of
+/// mantissa; no infinity, and NaN only where all seven are set (the OCP's 8-bit floating point, E4M3).
+static E4M3_VALUES: [f32; 256] = {
+    let mut values = [0.0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let sign = (byte as u32 & 0x80) << 24;
+        let (exponent, mantissa) = (byte as u32 >> 3 & 15, byte as u32 & 7);
+        let magnitude = match (exponent, mantissa) {
+            (15, 7) => f32::NAN,
+            (0, m) => m as f32 * (1.0 / 512.0),
+            (e, m) => f32::from_bits((e + 120) << 23 | m << 20),
+        };
+        values[byte] = f32::from_bits(magnitude.to_bits() | sign);
+        byte += 1;
+    }
+    values
+};
+
+/// The values of `F8_E5M2`: the upper byte of a half.
+static E5M2_VALUES: [f32; 256] = {
+    let mut values = [0.0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        values[byte] = f16::from_bits((byte as u16) << 8).to_f32_const();
+        byte += 1;
+    }
+    values
+};
+
+/// The values of `F8_E8M0`: powers of two, `2^(byte - 127)`, and NaN for 255 (OCP Microscaling).
+static E8M0_VALUES: [f32; 256] = {
+    let mut values = [f32::NAN; 256];
+    values[0] = f32::from_bits(0x0040_0000);
+    let mut byte = 1;
+    while byte < 255 {
+        values[byte] = f32::from_bits((byte as u32) << 23);
+        byte += 1;
+    }
+    values
+};
+
+#[inline(always)]
+fn decode_bytes(values: &[f32; 256], bytes: &[u8], out: &mut [f32]) {
+    for (v, b) in out.iter_mut().zip(bytes) {
+        *v = values[usize::from(*b)];
     }
 }
 
@@ -412,6 +467,36 @@ mod tests {
         assert_eq!(out[..2], [0.5, -4.0]);
         dequantize(TensorType::F64, &0.1f64.to_le_bytes(), &mut out[..1]).unwrap();
         assert_eq!(out[0], 0.1f32);
+    }
+
+    #[test]
+    fn eight_bit_floats_are_what_their_bits_say() {
+        let all: Vec<u8> = (0..=255).collect();
+        let mut out = [0.0; 256];
+        dequantize(TensorType::F8_E4M3, &all, &mut out).unwrap();
+        for (byte, v) in all.iter().zip(out) {
+            let (e, m) = (i32::from(byte >> 3 & 15), f64::from(byte & 7));
+            let magnitude = if e == 0 { m / 512.0 } else { (1.0 + m / 8.0) * 2f64.powi(e - 7) };
+            let signed = if *byte & 128 != 0 { -magnitude } else { magnitude };
+            assert!(if byte & 127 == 127 { v.is_nan() } else { f64::from(v).to_bits() == signed.to_bits() });
+        }
+        assert_eq!(out[0x7e], 448.0);
+        dequantize(TensorType::F8_E5M2, &all, &mut out).unwrap();
+        for (byte, v) in all.iter().zip(out) {
+            let (e, m) = (i32::from(byte >> 2 & 31), f64::from(byte & 3));
+            let magnitude = if e == 0 { m * 2f64.powi(-16) } else { (1.0 + m / 4.0) * 2f64.powi(e - 15) };
+            let signed = if *byte & 128 != 0 { -magnitude } else { magnitude };
+            match (e, byte & 3) {
+                (31, 0) => assert_eq!(v, signed.signum() as f32 * f32::INFINITY),
+                (31, _) => assert!(v.is_nan()),
+                _ => assert_eq!(f64::from(v).to_bits(), signed.to_bits()),
+            }
+        }
+        dequantize(TensorType::F8_E8M0, &all, &mut out).unwrap();
+        for (byte, v) in all.iter().zip(out).take(255) {
+            assert_eq!(f64::from(v), 2f64.powi(i32::from(*byte) - 127));
+        }
+        assert!(out[255].is_nan());
     }
 
     #[test]

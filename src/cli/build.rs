@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use super::adapters;
 use super::progress::{Chunked, Shown};
 use super::{Global, table, usage, write_out};
 use crate::diagnostic::{Diagnostic, Result};
@@ -14,6 +15,8 @@ use crate::passes::quantize::{TensorTypeRule, mixture};
 use crate::passes::{Context, Options, package, plan};
 use crate::pipeline::limit::{self, Limit};
 use crate::pipeline::{self, Input, measure};
+use crate::prompt::Renderer;
+use crate::prompt::isolated::ChildCommand;
 use crate::store::{Name, Published, Store};
 use crate::world::{SystemWorld, World as _};
 
@@ -49,6 +52,14 @@ pub(super) struct Build {
     /// An importance matrix, as `mdl imatrix` and llama.cpp's llama-imatrix write it
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
+
+    /// Keep adapters beside the model, to act when it runs, instead of fusing them
+    #[arg(long)]
+    no_fuse: bool,
+
+    /// Say how much each adapter moves each tensor
+    #[arg(short, long)]
+    verbose: bool,
 
     /// Quantize weights that are quantized already
     #[arg(long)]
@@ -96,6 +107,11 @@ impl Build {
         if self.emit == Some(Emit::Gguf) && self.output.is_none() {
             return Err(usage("`--emit gguf` needs `-o FILE`"));
         }
+        if self.emit == Some(Emit::Gguf) && self.no_fuse {
+            return Err(usage(
+                "`--emit gguf` writes one file, in which there is no place for adapters that are kept",
+            ));
+        }
         let options = self.options()?;
         let world = SystemWorld;
         let input = pipeline::read(&world, &self.path)?;
@@ -116,6 +132,9 @@ impl Build {
         let context = Context::new(&world, Some(&store), directory.clone(), options);
         let mut text = String::new();
         let module = self.compile(&recipe, &context, &mut text, global)?;
+        if self.verbose && self.emit.is_none_or(|emit| emit == Emit::Gguf) {
+            eprint!("{}", adapters::movement(&module)?);
+        }
         let progress = Shown::new(global.progress);
         match (self.emit, name) {
             (Some(Emit::Gguf), _) => {
@@ -133,8 +152,10 @@ impl Build {
                 let published = match self.max_kld {
                     None => pipeline::publish(&module, &world, &store, &name, &progress)?,
                     Some(most) => {
-                        let unquantized = Context::new(&world, Some(&store), directory, Options::default());
-                        let source = pipeline::compile(&recipe, &unquantized, &mut |_, _| ())?;
+                        let options = Options { no_fuse: self.no_fuse, ..Options::default() };
+                        let unquantized = Context::new(&world, Some(&store), directory, options);
+                        let renderer = Renderer::in_children(ChildCommand::current()?);
+                        let source = pipeline::compile(&recipe, &unquantized, &renderer, &mut |_, _| ())?;
                         self.publish_within(most, &module, &source, &store, &name, &progress, global)?
                     }
                 };
@@ -157,7 +178,8 @@ impl Build {
                 text.push_str(&plan::print(pass, module));
             }
         };
-        let result = pipeline::compile(recipe, context, &mut observe);
+        let renderer = Renderer::in_children(ChildCommand::current()?);
+        let result = pipeline::compile(recipe, context, &renderer, &mut observe);
         let notes = context.take_notes();
         match result {
             Ok(module) => global.warn(&notes, self.deny_warnings).map(|()| module),
@@ -213,7 +235,13 @@ impl Build {
                 Some(imatrix::read(path, &*file)?)
             }
         };
-        Ok(Options { preset, tensor_types, imatrix, allow_requantize: self.allow_requantize })
+        Ok(Options {
+            preset,
+            tensor_types,
+            imatrix,
+            allow_requantize: self.allow_requantize,
+            no_fuse: self.no_fuse,
+        })
     }
 
     fn name(&self, input: &Input) -> Result<Name> {

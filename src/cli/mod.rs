@@ -1,5 +1,6 @@
 //! The command line: a file per subcommand, arguments in, one call down, text out; no logic.
 
+mod adapters;
 mod build;
 mod check;
 mod diff;

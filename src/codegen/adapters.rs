@@ -2,7 +2,7 @@
 
 use super::evaluate::{Evaluator, chunk_rows};
 use crate::diagnostic::{Diagnostic, Result};
-use crate::ir::{AdapterPair, Expr, Module};
+use crate::ir::{Change, Expr, Module};
 
 /// Checks that each fused adapter changes at least one matrix.
 ///
@@ -11,8 +11,8 @@ use crate::ir::{AdapterPair, Expr, Module};
 pub(super) fn refuse_unchanging(module: &Module) -> Result<()> {
     for adapter in &module.adapters {
         let mut changes = false;
-        for pair in &adapter.pairs {
-            if changes_something(pair, module)? {
+        for change in &adapter.changes {
+            if changes_something(&change.change, module)? {
                 changes = true;
                 break;
             }
@@ -30,17 +30,18 @@ pub(super) fn refuse_unchanging(module: &Module) -> Result<()> {
 
 /// A product of factors that each have a value other than zero may still be zero; that is looked at as
 /// far as each rank on its own: a column of `b` and the row of `a` that it meets.
-fn changes_something(pair: &AdapterPair, module: &Module) -> Result<bool> {
-    if pair.scale == 0.0 {
+fn changes_something(change: &Change, module: &Module) -> Result<bool> {
+    let Change::LowRank { a, b, scale, .. } = change else { return Ok(true) };
+    if *scale == 0.0 {
         return Ok(false);
     }
     let mut met = Vec::new();
-    each_row(&pair.a, module, &mut |row| {
+    each_row(a, module, &mut |row| {
         met.push(row.iter().any(|v| *v != 0.0));
         true
     })?;
     let mut changes = false;
-    each_row(&pair.b, module, &mut |row| {
+    each_row(b, module, &mut |row| {
         changes |= row.iter().zip(&met).any(|(v, met)| *met && *v != 0.0);
         !changes
     })?;

@@ -76,6 +76,27 @@ pub fn weights_layer(
     Ok(Layer::new(media::MODEL, blob.digest, blob.size))
 }
 
+/// The layers of the adapters that are kept beside `module`, each given as the module of its file.
+///
+/// # Errors
+/// As [`weights_layer`].
+pub fn adapter_layers(
+    module: &Module,
+    files: &[Module],
+    world: &dyn World,
+    writer: &Writer,
+    progress: &dyn Progress,
+) -> Result<Vec<Layer>> {
+    if !files.is_empty() {
+        adapters::refuse_unchanging(module)?;
+    }
+    let layer = |file: &Module| {
+        let layer = weights_layer(file, world, writer, progress)?;
+        Ok(Layer::new(media::ADAPTER, layer.digest, layer.size))
+    };
+    files.iter().map(layer).collect()
+}
+
 /// The layer of a module that is exactly a blob of this store.
 fn stored_already(module: &Module, store: &Store) -> Result<Option<Layer>> {
     let Some(file) = module.verbatim else { return Ok(None) };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use mdl_kernels::TensorType;
 
 use crate::diagnostic::{Diagnostic, Result};
-use crate::ir::{Expr, SourceFile};
+use crate::ir::{Expr, Shape, SourceFile};
 
 /// The most values that a chunk is meant to have: 1 MiB of float32.
 const CHUNK_VALUES: u64 = 1 << 18;
@@ -43,10 +43,11 @@ enum Node<'a> {
         dtype: TensorType,
     },
     Const(&'a [f32]),
-    /// Output row `h * d + 2 j + s` is input row `h * d + s * d/2 + j`.
+    /// Output row `h * d + 2 j + s` is input row `h * d + s * d/2 + j`, or the other way about.
     PermuteRope {
         of: Box<Node<'a>>,
         head_rows: u64,
+        inverse: bool,
     },
     Split {
         of: Box<Node<'a>>,
@@ -66,6 +67,25 @@ enum Node<'a> {
         b: Box<Node<'a>>,
         rank: usize,
         scale: f32,
+    },
+    /// `scale_rows` rows of scales for each `rows_each` rows.
+    ScaleBlocks {
+        of: Box<Node<'a>>,
+        scales: Box<Node<'a>>,
+        block: [u64; 2],
+        rows_each: u64,
+        scale_rows: u64,
+        scale_cols: usize,
+    },
+    /// Both are loads of bytes.
+    Mxfp4 {
+        blocks: Box<Node<'a>>,
+        scales: Box<Node<'a>>,
+    },
+    /// `magnitude` is whole, a value for each row.
+    WeightNorm {
+        of: Box<Node<'a>>,
+        magnitude: Arc<[f32]>,
     },
     Encode {
         of: Box<Node<'a>>,
@@ -134,14 +154,14 @@ impl<'a> Evaluator<'a> {
                 out.resize(at + count, 0);
                 self.read(*file, offset + rows.start * width as u64, &mut out[at..])
             }
-            Node::PermuteRope { of, head_rows } => {
+            Node::PermuteRope { of, head_rows, inverse } => {
                 // A head's rows come from two runs of its input; read the heads touched once.
                 let heads = rows.start / head_rows * head_rows..rows.end.div_ceil(*head_rows) * head_rows;
                 let mut input = Vec::new();
                 self.bytes_of(of, heads.clone(), &mut input)?;
                 let width = input.len() / (heads.end - heads.start).max(1) as usize;
                 for row in rows {
-                    let from = (unpermuted(row, *head_rows) - heads.start) as usize * width;
+                    let from = (permuted_from(row, *head_rows, *inverse) - heads.start) as usize * width;
                     out.extend_from_slice(&input[from..from + width]);
                 }
                 Ok(())
@@ -166,7 +186,13 @@ impl<'a> Evaluator<'a> {
                 }
                 Ok(())
             }
-            Node::Const(_) | Node::Whole(_) | Node::Add(..) | Node::LowRank { .. } => {
+            Node::Mxfp4 { blocks, scales } => self.mxfp4(blocks, scales, rows, self.cols, out),
+            Node::Const(_)
+            | Node::Whole(_)
+            | Node::Add(..)
+            | Node::LowRank { .. }
+            | Node::ScaleBlocks { .. }
+            | Node::WeightNorm { .. } => {
                 let mut values = vec![0.0; self.row_values(&rows, self.cols)?];
                 self.values_of(node, rows, self.cols, &mut values)?;
                 out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
@@ -205,12 +231,12 @@ impl<'a> Evaluator<'a> {
             }
             Node::Const(values) => copy_rows(values, rows, cols, out),
             Node::Whole(values) => copy_rows(values, rows, cols, out),
-            Node::PermuteRope { of, head_rows } => {
+            Node::PermuteRope { of, head_rows, inverse } => {
                 let heads = rows.start / head_rows * head_rows..rows.end.div_ceil(*head_rows) * head_rows;
                 let mut input = vec![0.0; self.row_values(&heads, cols)?];
                 self.values_of(of, heads.clone(), cols, &mut input)?;
                 for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
-                    let from = (unpermuted(row, *head_rows) - heads.start) as usize * cols;
+                    let from = (permuted_from(row, *head_rows, *inverse) - heads.start) as usize * cols;
                     out.copy_from_slice(&input[from..from + cols]);
                 }
                 Ok(())
@@ -246,6 +272,40 @@ impl<'a> Evaluator<'a> {
                 }
                 Ok(())
             }
+            Node::ScaleBlocks { of, scales, block, rows_each, scale_rows, scale_cols } => {
+                self.values_of(of, rows.clone(), cols, out)?;
+                let scale_row = |row: u64| row / rows_each * scale_rows + row % rows_each / block[0];
+                let Some(last) = rows.end.checked_sub(1) else { return Ok(()) };
+                let needed = scale_row(rows.start)..scale_row(last) + 1;
+                let mut factors = vec![0.0; self.row_values(&needed, *scale_cols)?];
+                self.values_of(scales, needed.clone(), *scale_cols, &mut factors)?;
+                let width = usize::try_from(block[1]).map_err(|_| too_large(block[1]))?;
+                for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
+                    let from = (scale_row(row) - needed.start) as usize * scale_cols;
+                    let factors = &factors[from..from + scale_cols];
+                    for (values, factor) in out.chunks_mut(width).zip(factors) {
+                        values.iter_mut().for_each(|v| *v *= factor);
+                    }
+                }
+                Ok(())
+            }
+            Node::Mxfp4 { blocks, scales } => {
+                let mut bytes = Vec::new();
+                self.mxfp4(blocks, scales, rows, cols, &mut bytes)?;
+                mdl_kernels::dequantize(TensorType::MXFP4, &bytes, out)
+                    .map_err(|e| Diagnostic::error(format!("cannot read MXFP4 values: {e}")).into())
+            }
+            Node::WeightNorm { of, magnitude } => {
+                self.values_of(of, rows.clone(), cols, out)?;
+                let lengths = magnitude.get(rows.start as usize..rows.end as usize);
+                let lengths = lengths.ok_or_else(|| too_large(rows.end))?;
+                for (row, length) in out.chunks_exact_mut(cols.max(1)).zip(lengths) {
+                    let square = row.iter().fold(0.0, |sum, v| sum + f64::from(*v) * f64::from(*v));
+                    let factor = f64::from(*length) / square.sqrt();
+                    row.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
+                }
+                Ok(())
+            }
             // An encoding inside an expression: what a reader of it would see.
             Node::Encode { dtype, .. } => {
                 let mut bytes = Vec::new();
@@ -254,6 +314,29 @@ impl<'a> Evaluator<'a> {
                     .map_err(|e| Diagnostic::error(format!("cannot read {dtype} values: {e}")).into())
             }
         }
+    }
+
+    /// Rows of a checkpoint's MXFP4 as GGUF's blocks: a scale, then 16 bytes whose lower halves
+    /// are the first 16 values and whose upper halves are the others.
+    fn mxfp4(
+        &self,
+        blocks: &Node<'a>,
+        scales: &Node<'a>,
+        rows: Range<u64>,
+        cols: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        const BYTES: usize = TensorType::MXFP4.block_len() / 2;
+        let mut pairs = Vec::new();
+        self.load_bytes(blocks, TensorType::U8, rows.clone(), cols / 2, &mut pairs)?;
+        let mut exponents = Vec::new();
+        self.load_bytes(scales, TensorType::U8, rows, cols / TensorType::MXFP4.block_len(), &mut exponents)?;
+        for (pairs, exponent) in pairs.as_chunks::<BYTES>().0.iter().zip(exponents) {
+            out.push(exponent);
+            let value = |i: usize| pairs[i / 2] >> (i % 2 * 4) & 15;
+            out.extend((0..BYTES).map(|i| value(i) | value(i + BYTES) << 4));
+        }
+        Ok(())
     }
 
     fn load_bytes(
@@ -283,7 +366,7 @@ impl<'a> Evaluator<'a> {
 /// True for a vector whose elements are moved one by one.
 fn moves_elements(expr: &Expr) -> bool {
     match expr {
-        Expr::PermuteRope { of, .. } => of.shape().rank() == 1,
+        Expr::PermuteRope { of, .. } | Expr::HalveRope { of, .. } => of.shape().rank() == 1,
         Expr::Encode { of, dtype, .. } => dtype.block_len() == 1 && moves_elements(of),
         _ => false,
     }
@@ -299,10 +382,14 @@ fn too_large(size: u64) -> Diagnostic {
     Diagnostic::error(format!("a matrix of {size} rows or columns does not fit in memory"))
 }
 
-/// The input row of an output row of `PermuteRope`, `head_rows` rows a head.
-fn unpermuted(row: u64, head_rows: u64) -> u64 {
+/// The input row of an output row of `PermuteRope`, `head_rows` rows a head, or of its inverse.
+fn permuted_from(row: u64, head_rows: u64, inverse: bool) -> u64 {
     let (head, within) = (row / head_rows * head_rows, row % head_rows);
-    head + within % 2 * (head_rows / 2) + within / 2
+    let half = (head_rows / 2).max(1);
+    match inverse {
+        false => head + within % 2 * half + within / 2,
+        true => head + within % half * 2 + within / half,
+    }
 }
 
 /// Cuts a run of rows of a stack into runs of its parts.
@@ -328,9 +415,13 @@ fn node<'a>(expr: &'a Expr, files: &'a [SourceFile]) -> Result<Node<'a>> {
     Ok(match expr {
         Expr::Load { file, offset, dtype, .. } => Node::Load { file: file.0, offset: *offset, dtype: *dtype },
         Expr::Const { values, .. } => Node::Const(values),
-        Expr::PermuteRope { of, heads } => {
+        Expr::PermuteRope { of, heads } | Expr::HalveRope { of, heads } => {
             let rows = if of.shape().rank() == 1 { of.shape().len() } else { of.shape().rows() };
-            Node::PermuteRope { of: boxed(of)?, head_rows: rows.checked_div(*heads).unwrap_or(rows).max(1) }
+            Node::PermuteRope {
+                of: boxed(of)?,
+                head_rows: rows.checked_div(*heads).unwrap_or(rows).max(1),
+                inverse: matches!(expr, Expr::HalveRope { .. }),
+            }
         }
         Expr::Split { of, start, .. } => Node::Split { of: boxed(of)?, start: *start },
         Expr::Stack(parts) => Node::Stack {
@@ -346,6 +437,23 @@ fn node<'a>(expr: &'a Expr, files: &'a [SourceFile]) -> Result<Node<'a>> {
             rank: a.shape().rows() as usize,
             scale: *scale,
         },
+        Expr::ScaleBlocks { of, scales, block } => {
+            let (shape, scale_shape) = (of.shape(), scales.shape());
+            let second_last = |shape: &Shape| shape.rank().checked_sub(2).map_or(1, |at| shape.0[at]);
+            let cols = scale_shape.cols();
+            Node::ScaleBlocks {
+                of: boxed(of)?,
+                scales: boxed(scales)?,
+                block: block.map(|n| n.max(1)),
+                rows_each: second_last(&shape).max(1),
+                scale_rows: second_last(&scale_shape),
+                scale_cols: usize::try_from(cols).map_err(|_| too_large(cols))?,
+            }
+        }
+        Expr::Mxfp4 { blocks, scales } => Node::Mxfp4 { blocks: boxed(blocks)?, scales: boxed(scales)? },
+        Expr::WeightNorm { of, magnitude } => {
+            Node::WeightNorm { of: boxed(of)?, magnitude: whole(magnitude, files)? }
+        }
         Expr::Encode { of, dtype, imatrix } => {
             let shape = of.shape();
             let experts = if shape.rank() == 3 { shape.0[0].max(1) } else { 1 };
@@ -383,71 +491,4 @@ fn transposed(expr: &Expr, files: &[SourceFile]) -> Result<Arc<[f32]>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ir::{FileId, Shape};
-
-    /// A file of `rows x cols` float32 values that count up.
-    fn counting(rows: u64, cols: u64) -> (Vec<SourceFile>, Expr) {
-        let bytes: Vec<u8> = (0..rows * cols).flat_map(|i| (i as f32).to_le_bytes()).collect();
-        let file: Arc<[u8]> = bytes.into();
-        let files = vec![SourceFile { path: "m".into(), file: Arc::new(file) }];
-        let shape = Shape(vec![rows, cols]);
-        let load =
-            Expr::Load { file: FileId(0), offset: 0, len: rows * cols * 4, dtype: TensorType::F32, shape };
-        (files, load)
-    }
-
-    fn all(expr: &Expr, files: &[SourceFile]) -> Vec<f32> {
-        let e = Evaluator::new(expr, files).unwrap();
-        let whole = e.values(0..e.rows()).unwrap();
-        let by_row: Vec<f32> = (0..e.rows()).flat_map(|r| e.values(r..r + 1).unwrap()).collect();
-        assert_eq!(whole, by_row, "rows do not depend on the chunk they are made in");
-        whole
-    }
-
-    #[test]
-    fn permuting_interleaves_the_halves_of_each_head() {
-        let (files, load) = counting(8, 1);
-        let expr = Expr::PermuteRope { of: Box::new(load), heads: 2 };
-        assert_eq!(all(&expr, &files), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
-    }
-
-    #[test]
-    fn a_vector_is_permuted_element_by_element() {
-        let (files, load) = counting(1, 8);
-        let Expr::Load { file, offset, len, dtype, .. } = load else { unreachable!() };
-        let vector = Expr::Load { file, offset, len, dtype, shape: Shape(vec![8]) };
-        let expr = Expr::PermuteRope { of: Box::new(vector), heads: 2 };
-        assert_eq!(all(&expr, &files), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
-    }
-
-    #[test]
-    fn moved_rows_are_the_same_bytes() {
-        let (files, load) = counting(8, 4);
-        let expr = Expr::PermuteRope { of: Box::new(load), heads: 2 };
-        let e = Evaluator::new(&expr, &files).unwrap();
-        let values: Vec<u8> = e.values(3..7).unwrap().iter().flat_map(|v| v.to_le_bytes()).collect();
-        assert_eq!(e.bytes(3..7).unwrap(), values);
-    }
-
-    #[test]
-    fn stacks_splits_and_transposes() {
-        let (files, load) = counting(4, 3);
-        let lower = Expr::Split { of: Box::new(load.clone()), start: 2, rows: 2 };
-        assert_eq!(all(&lower, &files), [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
-        let stack = Expr::Stack(vec![lower.clone(), Expr::Split { of: Box::new(load), start: 0, rows: 2 }]);
-        assert_eq!(all(&stack, &files)[4..8], [10.0, 11.0, 0.0, 1.0]);
-        let transposed = Expr::Transpose(Box::new(lower));
-        assert_eq!(all(&transposed, &files), [6.0, 9.0, 7.0, 10.0, 8.0, 11.0]);
-    }
-
-    #[test]
-    fn a_low_rank_change_is_base_plus_scaled_product() {
-        let (files, base) = counting(2, 2);
-        let a = Expr::Const { values: [1.0, 10.0].as_slice().into(), shape: Shape(vec![1, 2]) };
-        let b = Expr::Const { values: [2.0, 3.0].as_slice().into(), shape: Shape(vec![2, 1]) };
-        let expr = Expr::LowRank { base: Box::new(base), a: Box::new(a), b: Box::new(b), scale: 0.5 };
-        assert_eq!(all(&expr, &files), [1.0, 11.0, 3.5, 18.0]);
-    }
-}
+mod tests;

@@ -101,6 +101,27 @@ fn update(hash: &mut Sha256, expr: &Expr, digests: &[[u8; 32]]) {
             update(hash, a, digests);
             update(hash, b, digests);
         }
+        Expr::HalveRope { of, heads } => {
+            hash.update([11]);
+            number(hash, *heads);
+            update(hash, of, digests);
+        }
+        Expr::ScaleBlocks { of, scales, block } => {
+            hash.update([12]);
+            block.iter().for_each(|n| number(hash, *n));
+            update(hash, of, digests);
+            update(hash, scales, digests);
+        }
+        Expr::Mxfp4 { blocks, scales } => {
+            hash.update([10]);
+            update(hash, blocks, digests);
+            update(hash, scales, digests);
+        }
+        Expr::WeightNorm { of, magnitude } => {
+            hash.update([9]);
+            update(hash, of, digests);
+            update(hash, magnitude, digests);
+        }
         Expr::Encode { of, dtype, imatrix } => {
             hash.update([8]);
             number(hash, u64::from(dtype.id()));

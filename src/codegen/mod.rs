@@ -10,11 +10,13 @@ mod artifact;
 mod emit;
 mod evaluate;
 mod key;
+mod movement;
 
-pub use artifact::weights_layer;
+pub use artifact::{adapter_layers, weights_layer};
 pub use emit::{Emitted, Progress, Reuse, emit_gguf};
 pub use evaluate::{Evaluator, chunk_rows};
 pub use key::{Key, module_key, tensor_key};
+pub use movement::{Moved, movement};
 
 use std::io::Write;
 use std::path::Path;

@@ -1,12 +1,11 @@
-//! What a decoder computes, as data.
+//! What a transformer computes, as data.
 //!
 //! A family's file turns GGUF metadata into a [`DecoderSpec`]; the runtime lowers it to a program.
-//! The spec can say more than the runtime executes: what is not implemented is refused when a
-//! model is loaded, never left out.
+//! An encoder is the same with attention to both sides and no head over the vocabulary.
 
 use crate::diagnostic::{Diagnostic, Result};
 
-/// One decoder-only transformer.
+/// One transformer: a decoder, or an encoder whose hidden states are wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
     /// `general.architecture`.
@@ -21,12 +20,16 @@ pub struct DecoderSpec {
     pub context_length: usize,
     /// What the embedding is multiplied with: 1 for most, `sqrt(embedding_length)` for Gemma.
     pub embedding_scale: f32,
+    /// What is added to a token's embedding, and a norm of the sum: BERT.
+    pub embedding_extras: EmbeddingExtras,
     /// What each block's output is multiplied with before it is added to the residual stream.
     pub residual_scale: f32,
     /// The output matrix is the embedding matrix.
     pub tied_embeddings: bool,
     /// The norms of the blocks and the final one.
     pub norm: Norm,
+    /// Attention and feed-forward network read the same norm and are added together.
+    pub parallel: bool,
     /// Rotary positions.
     pub rope: Rope,
     /// The attention of every block.
@@ -37,6 +40,28 @@ pub struct DecoderSpec {
     pub logit_scale: f32,
     /// `cap * tanh(logit / cap)`.
     pub logit_soft_cap: Option<f32>,
+    /// What is wanted of the last block.
+    pub output: Output,
+}
+
+/// What comes to a token's embedding before the first block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EmbeddingExtras {
+    /// A learned vector for each position (`position_embd.weight`): their number, 0 for none.
+    pub positions: usize,
+    /// A learned vector for each type of token (`token_types.weight`); all tokens are of the first.
+    pub token_types: usize,
+    /// A norm (`token_embd_norm`).
+    pub norm: bool,
+}
+
+/// What a model is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A score of every token of the vocabulary.
+    Logits,
+    /// The hidden state itself: the model makes embeddings and writes no text.
+    Hidden,
 }
 
 /// A norm and where it stands.
@@ -68,6 +93,8 @@ pub enum NormPlacement {
     Post,
     /// Before and after each.
     PreAndPost,
+    /// After each sum: the first transformers, BERT.
+    PostSum,
 }
 
 /// Rotary position embedding.
@@ -81,6 +108,8 @@ pub struct Rope {
     pub freq_base: f32,
     /// How positions beyond the training context are reached.
     pub scaling: RopeScaling,
+    /// The base frequency of blocks with a window where it is another; they are not stretched.
+    pub local_freq_base: Option<f32>,
 }
 
 /// Which values of a head are a pair.
@@ -119,9 +148,17 @@ pub enum RopeScaling {
         /// Rotations below which a pair is fully stretched.
         beta_slow: f32,
     },
+    /// LongRoPE (arXiv:2402.13753): each pair's angle is divided by its value of `rope_factors_short.weight`,
+    /// or of `rope_factors_long.weight` where the context is longer than the first training's.
+    Long {
+        /// Positions that the model was trained on before.
+        original_context_length: usize,
+        /// What the attention's temperature is multiplied with.
+        attention_factor: f32,
+    },
 }
 
-/// Causal self-attention, with the positions it sees.
+/// Self-attention, with the positions it sees.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
     /// Query heads.
@@ -138,18 +175,45 @@ pub struct Attention {
     pub qkv_bias: bool,
     /// A bias of the output.
     pub output_bias: bool,
-    /// A norm on each head of q and k, before the rotation (`attn_q_norm`, `attn_k_norm`).
-    pub qk_norm: bool,
+    /// q, k and v are the rows of one matrix (`attn_qkv`).
+    pub fused: bool,
+    /// A norm of q and k before the rotation (`attn_q_norm`, `attn_k_norm`).
+    pub qk_norm: Option<QkNorm>,
+    /// A query sees no later position.
+    pub causal: bool,
+    /// Queries grow with their position.
+    pub temperature: Option<Temperature>,
     /// `cap * tanh(score / cap)`.
     pub soft_cap: Option<f32>,
     /// Blocks that see only the latest positions.
     pub window: Option<Window>,
 }
 
+/// What the norm of queries and keys is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Each head, root mean square, one weight for all: `[key_length]`.
+    Head,
+    /// Each head, as a layer norm without bias, each with its weight: `[heads, key_length]`.
+    LayerOfHead,
+    /// All heads together, root mean square: `[heads * key_length]`.
+    All,
+}
+
+/// `q * (1 + scale * ln(1 + floor(position / original_context_length)))`: Llama 4's and Ministral's way to
+/// attend over long contexts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Temperature {
+    /// How fast queries grow.
+    pub scale: f32,
+    /// Positions of the first training; below them nothing changes.
+    pub original_context_length: usize,
+}
+
 /// A sliding window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Positions a query sees, its own among them.
+    /// Positions a query sees, its own among them; half of them to each side where attention is not causal.
     pub size: usize,
     /// The blocks that have the window, one entry each.
     pub blocks: Vec<bool>,
@@ -164,6 +228,8 @@ pub struct FeedForward {
     pub activation: Activation,
     /// `down(activation(gate(x)) * up(x))`, else `down(activation(up(x)))`.
     pub gated: bool,
+    /// Gate and up are the halves of one matrix (`ffn_up`), the gate's rows first.
+    pub fused: bool,
     /// Biases of gate and up, and of down.
     pub bias: bool,
     /// A mixture of such networks.
@@ -198,6 +264,18 @@ pub struct Experts {
     pub normalised: bool,
 }
 
+impl Experts {
+    /// Experts that are there and not more than there are.
+    fn fits(&self) -> bool {
+        (1..=MAX_EXPERTS).contains(&self.count)
+            && (1..=self.count).contains(&self.used)
+            && (1..=MAX_DIMENSION).contains(&self.length)
+    }
+}
+
+/// Experts of a block, at most; known models have up to 512.
+const MAX_EXPERTS: usize = 4096;
+
 /// No dimension of a model is larger: products of any three fit in 64 bits, and no table of
 /// blocks or heads is unbounded.
 const MAX_DIMENSION: usize = 1 << 20;
@@ -206,6 +284,11 @@ impl DecoderSpec {
     /// Query heads that share a key/value head.
     pub fn group(&self) -> usize {
         self.attention.head_count / self.attention.head_count_kv.max(1)
+    }
+
+    /// True when a block turns by [`Rope::local_freq_base`].
+    pub fn is_local(&self, block: usize) -> bool {
+        self.rope.local_freq_base.is_some() && self.window(block).is_some()
     }
 
     /// The window of a block, if it has one.
@@ -255,10 +338,48 @@ impl DecoderSpec {
                 return wrong("rope.freq_base", format!("{} is no positive number", rope.freq_base));
             }
         }
-        if let RopeScaling::Linear { factor } = rope.scaling
-            && !(factor.is_finite() && factor > 0.0)
+        let positive = |v: f32| v.is_finite() && v > 0.0;
+        match rope.scaling {
+            RopeScaling::Linear { factor } if !positive(factor) => {
+                return wrong("rope.scaling.factor", format!("{factor} is no positive number"));
+            }
+            RopeScaling::Yarn { factor, original_context_length, attention_factor, beta_fast, beta_slow } => {
+                if !positive(factor) || !positive(attention_factor) || original_context_length == 0 {
+                    return wrong("rope.scaling.factor", "YaRN's numbers must be positive".to_owned());
+                }
+                if !positive(beta_fast) || !positive(beta_slow) {
+                    return wrong("rope.scaling.yarn_beta_fast", "must be positive".to_owned());
+                }
+            }
+            RopeScaling::Long { attention_factor, .. } if !positive(attention_factor) => {
+                return wrong(
+                    "rope.scaling.attn_factor",
+                    format!("{attention_factor} is no positive number"),
+                );
+            }
+            _ => {}
+        }
+        if rope.local_freq_base.is_some_and(|base| !positive(base)) {
+            return wrong("rope.freq_base_swa", "is no positive number".to_owned());
+        }
+        if let Some(experts) = &self.feed_forward.experts
+            && !experts.fits()
         {
-            return wrong("rope.scaling.factor", format!("{factor} is no positive number"));
+            let Experts { count, used, .. } = experts;
+            return wrong("expert_used_count", format!("{used} of {count} experts"));
+        }
+        if let Some(temperature) = &attention.temperature
+            && !(temperature.scale.is_finite() && temperature.original_context_length > 0)
+        {
+            return wrong("attention.temperature_scale", "is no number to scale with".to_owned());
+        }
+        for (key, value) in [
+            ("context_length", self.embedding_extras.positions),
+            ("token_type_count", self.embedding_extras.token_types),
+        ] {
+            if value > 16 * MAX_DIMENSION {
+                return wrong(key, format!("{value} is more than {}", 16 * MAX_DIMENSION));
+            }
         }
         if !(self.norm.epsilon.is_finite() && self.norm.epsilon >= 0.0) {
             return wrong("attention.layer_norm_rms_epsilon", format!("{} is no epsilon", self.norm.epsilon));

@@ -50,3 +50,12 @@ pub const ADAPTER_PATTERN: usize = 32 << 10;
 pub const IMATRIX: u64 = 1 << 30;
 /// Bytes of a name in an importance matrix of the older format.
 pub const IMATRIX_NAME: u64 = 1024;
+
+/// Bytes of the table of a ZIP archive.
+pub const ZIP_TABLE: u64 = 64 << 20;
+/// Bytes of the pickle of a PyTorch file; it takes about 200 for each tensor.
+pub const PICKLE: u64 = 16 << 20;
+/// Values that a pickle makes; it makes about 12 for each tensor.
+pub const PICKLE_VALUES: usize = 1 << 22;
+/// Bytes of a name in a pickle: of a module, a class, a storage.
+pub const PICKLE_NAME: usize = 256;

@@ -154,7 +154,9 @@ impl<'de> Deserialize<'de> for Header {
                         return Err(json::twice(&name));
                     }
                     if name == "__metadata__" {
-                        header.metadata = map.next_value::<json::Members<String>>()?.0.into_iter().collect();
+                        // MLX writes `null` for none.
+                        let members = map.next_value::<Option<json::Members<String>>>()?;
+                        header.metadata = members.into_iter().flat_map(|members| members.0).collect();
                         continue;
                     }
                     if name.is_empty() || name.len() > limits::SAFETENSORS_NAME {
@@ -227,7 +229,14 @@ fn check(
                 .code("unsupported-dtype")
                 .help("take the checkpoint in BF16, F16 or F32")
         })?;
-        tensors.push(TensorInfo { name, shape, dtype, offset: data_offset + from, len: bytes });
+        tensors.push(TensorInfo {
+            name,
+            shape,
+            dtype,
+            offset: data_offset + from,
+            len: bytes,
+            transposed: false,
+        });
         end = to;
     }
     if end != data_len {
@@ -261,5 +270,6 @@ fn byte_len(shape: &Shape, dtype: &str) -> Result<u64, String> {
 /// The tensor type of a Safetensors type, where there is one.
 fn tensor_type(dtype: &str) -> Option<TensorType> {
     use TensorType::*;
-    [F64, F32, F16, BF16, I64, I32, I16, I8].into_iter().find(|t| t.name() == dtype)
+    let shared = [F64, F32, F16, BF16, I64, I32, I16, I8].into_iter();
+    shared.chain(TensorType::CHECKPOINT_ONLY.iter().copied()).find(|t| t.name() == dtype)
 }

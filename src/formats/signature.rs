@@ -3,14 +3,16 @@
 const NO_PICKLE: &str =
     "save the model with `safe_serialization=True`, or take the repository's .safetensors files";
 
+const PYTORCH: &str =
+    "a model's directory is named as a whole: its pytorch_model.bin is read with config.json beside it";
+
+/// How a ZIP archive begins, such as one of PyTorch's.
+pub(crate) const ZIP: &[u8; 4] = b"PK\x03\x04";
+
 /// Kinds of file that are often found where a model is expected: first bytes, name, what to do.
 const SIGNATURES: &[(&[u8], &str, &str)] = &[
     (b"GGUF", "a GGUF file", "name it with FROM or ADAPTER directly, as a .gguf file"),
-    (
-        b"PK\x03\x04",
-        "a PyTorch (zip) file, whose contents are a Python pickle: a program, not data",
-        NO_PICKLE,
-    ),
+    (ZIP, "a ZIP archive, such as PyTorch's files are", PYTORCH),
     (b"\x80\x02", "a Python pickle: a program, not data", NO_PICKLE),
     (b"\x80\x03", "a Python pickle: a program, not data", NO_PICKLE),
     (b"\x80\x04", "a Python pickle: a program, not data", NO_PICKLE),

@@ -102,6 +102,13 @@ pub enum Expr {
         /// The number of heads.
         heads: u64,
     },
+    /// The inverse: rows of each head from interleaved order `[d/2, 2]` to half-split order `[2, d/2]`.
+    HalveRope {
+        /// A matrix `[heads * d, cols]`, or a vector `[heads * d]`.
+        of: Box<Expr>,
+        /// The number of heads.
+        heads: u64,
+    },
     /// `rows` rows of a matrix from row `start`.
     Split {
         /// The matrix.
@@ -128,6 +135,32 @@ pub enum Expr {
         /// The factor of the product.
         scale: f32,
     },
+    /// The values times one scale for each block of them, in float32: how checkpoints store FP8.
+    ScaleBlocks {
+        /// `[rows, cols]` or `[n, rows, cols]`
+        of: Box<Expr>,
+        /// `[ceil(rows / block[0]), ceil(cols / block[1])]`, with `n` before it where `of` has it.
+        scales: Box<Expr>,
+        /// Rows and columns of a block; those at the lower and the right edge may be smaller.
+        block: [u64; 2],
+    },
+    /// MXFP4 as checkpoints store it, two neighbours in each byte and the scales apart, with the
+    /// values `[..., cols]` put in GGUF's blocks: the same values, but that zero has one sign.
+    Mxfp4 {
+        /// A load of bytes `[..., cols / 32, 16]`; of each, the lower half comes first.
+        blocks: Box<Expr>,
+        /// A load of bytes `[..., cols / 32]`: exponents, as E8M0.
+        scales: Box<Expr>,
+    },
+    /// `magnitude[r] * of[r] / ||of[r]||` for each row `r`: rows of a given Euclidean length. The
+    /// weight normalization of Salimans and Kingma 2016 (arXiv 1602.07868), as DoRA has it (Liu et al.
+    /// 2024, arXiv 2402.09353). The sum of squares is in float64, from left to right.
+    WeightNorm {
+        /// `[rows, cols]`
+        of: Box<Expr>,
+        /// `[rows]`
+        magnitude: Box<Expr>,
+    },
     /// The values, encoded as `dtype`.
     Encode {
         /// What to encode.
@@ -140,11 +173,30 @@ pub enum Expr {
 }
 
 impl Expr {
+    /// [`Expr::PermuteRope`] of `of`; where it undoes an [`Expr::HalveRope`], what that was made of.
+    pub fn permute_rope(of: Expr, heads: u64) -> Expr {
+        match of {
+            Expr::HalveRope { of, heads: same } if same == heads => *of,
+            of => Expr::PermuteRope { of: Box::new(of), heads },
+        }
+    }
+
     /// The shape of the value.
     pub fn shape(&self) -> Shape {
         match self {
             Expr::Load { shape, .. } | Expr::Const { shape, .. } => shape.clone(),
-            Expr::PermuteRope { of, .. } | Expr::Encode { of, .. } => of.shape(),
+            Expr::PermuteRope { of, .. }
+            | Expr::HalveRope { of, .. }
+            | Expr::ScaleBlocks { of, .. }
+            | Expr::WeightNorm { of, .. }
+            | Expr::Encode { of, .. } => of.shape(),
+            Expr::Mxfp4 { scales, .. } => {
+                let mut shape = scales.shape();
+                if let Some(cols) = shape.0.last_mut() {
+                    *cols = cols.saturating_mul(TensorType::MXFP4.block_len() as u64);
+                }
+                shape
+            }
             Expr::Split { of, rows, .. } => {
                 let mut shape = of.shape();
                 if let Some(first) = shape.0.first_mut() {
@@ -171,9 +223,15 @@ impl Expr {
     pub fn dtype(&self) -> TensorType {
         match self {
             Expr::Load { dtype, .. } | Expr::Encode { dtype, .. } => *dtype,
-            Expr::Split { of, .. } | Expr::PermuteRope { of, .. } => of.dtype(),
+            Expr::Split { of, .. } | Expr::PermuteRope { of, .. } | Expr::HalveRope { of, .. } => of.dtype(),
             Expr::Stack(parts) => parts.first().map_or(TensorType::F32, Expr::dtype),
-            Expr::Const { .. } | Expr::Transpose(_) | Expr::Add(..) | Expr::LowRank { .. } => TensorType::F32,
+            Expr::Mxfp4 { .. } => TensorType::MXFP4,
+            Expr::Const { .. }
+            | Expr::Transpose(_)
+            | Expr::Add(..)
+            | Expr::LowRank { .. }
+            | Expr::ScaleBlocks { .. }
+            | Expr::WeightNorm { .. } => TensorType::F32,
         }
     }
 
@@ -199,7 +257,10 @@ impl Expr {
         f(self);
         match self {
             Expr::Load { .. } | Expr::Const { .. } => {}
-            Expr::PermuteRope { of, .. } | Expr::Split { of, .. } | Expr::Encode { of, .. } => of.visit(f),
+            Expr::PermuteRope { of, .. }
+            | Expr::HalveRope { of, .. }
+            | Expr::Split { of, .. }
+            | Expr::Encode { of, .. } => of.visit(f),
             Expr::Transpose(of) => of.visit(f),
             Expr::Stack(parts) => parts.iter().for_each(|p| p.visit(f)),
             Expr::Add(left, right) => {
@@ -210,6 +271,15 @@ impl Expr {
                 base.visit(f);
                 a.visit(f);
                 b.visit(f);
+            }
+            Expr::ScaleBlocks { of: left, scales: right, .. }
+            | Expr::Mxfp4 { blocks: left, scales: right } => {
+                left.visit(f);
+                right.visit(f);
+            }
+            Expr::WeightNorm { of, magnitude } => {
+                of.visit(f);
+                magnitude.visit(f);
             }
         }
     }
@@ -222,6 +292,7 @@ impl fmt::Display for Expr {
             Expr::Load { file, offset, dtype, .. } => write!(f, "load {dtype} #{}+{offset}", file.0),
             Expr::Const { values, .. } => write!(f, "const {} values", values.len()),
             Expr::PermuteRope { of, heads } => write!(f, "permute_rope {heads} ({of})"),
+            Expr::HalveRope { of, heads } => write!(f, "halve_rope {heads} ({of})"),
             Expr::Split { of, start, rows } => write!(f, "split {start}..{} ({of})", start + rows),
             Expr::Stack(parts) => {
                 write!(f, "stack {} (", parts.len())?;
@@ -235,6 +306,11 @@ impl fmt::Display for Expr {
             Expr::LowRank { base, a, b, scale } => {
                 write!(f, "low_rank x{scale} ({base}) a=({a}) b=({b})")
             }
+            Expr::ScaleBlocks { of, scales, block: [rows, cols] } => {
+                write!(f, "scale {rows}x{cols} ({of}) by ({scales})")
+            }
+            Expr::Mxfp4 { blocks, scales } => write!(f, "mxfp4 ({blocks}) by ({scales})"),
+            Expr::WeightNorm { of, magnitude } => write!(f, "weight_norm ({of}) to ({magnitude})"),
             Expr::Encode { of, dtype, imatrix } => {
                 let weighted = if imatrix.is_some() { " imatrix" } else { "" };
                 write!(f, "encode {dtype}{weighted} ({of})")

@@ -65,17 +65,51 @@ impl std::fmt::Debug for SourceText {
     }
 }
 
-/// A low-rank change of one matrix, not fused yet.
+/// What an adapter does to a tensor.
 #[derive(Clone, Debug)]
-pub struct AdapterPair {
-    /// The matrix it changes: the checkpoint's or GGUF's name, without `.weight`.
+pub enum Change {
+    /// Adds `scale * (b x a)`.
+    LowRank {
+        /// `[rank, cols]`
+        a: Expr,
+        /// `[rows, rank]`
+        b: Expr,
+        /// The factor of the product.
+        scale: f32,
+        /// DoRA: the length of each row of the sum, `[rows]`.
+        magnitude: Option<Expr>,
+    },
+    /// Takes the tensor's place.
+    Replace(Expr),
+}
+
+impl Change {
+    /// What the change makes of a tensor.
+    pub fn applied(self, base: Expr) -> Expr {
+        match self {
+            Change::LowRank { a, b, scale, magnitude } => {
+                let sum = Expr::LowRank { base: Box::new(base), a: Box::new(a), b: Box::new(b), scale };
+                match magnitude {
+                    Some(magnitude) => Expr::WeightNorm { of: Box::new(sum), magnitude: Box::new(magnitude) },
+                    None => sum,
+                }
+            }
+            // Written in the type that the base's tensor has, unless a preset says otherwise.
+            Change::Replace(new) if new.dtype() == base.dtype() => new,
+            Change::Replace(new) => Expr::Encode { dtype: base.dtype(), of: Box::new(new), imatrix: None },
+        }
+    }
+}
+
+/// A change of one tensor.
+#[derive(Clone, Debug)]
+pub struct AdapterChange {
+    /// The tensor: the checkpoint's or GGUF's name.
     pub target: String,
-    /// `[rank, cols]`
-    pub a: Expr,
-    /// `[rows, rank]`
-    pub b: Expr,
-    /// The factor of `b x a`.
-    pub scale: f32,
+    /// What happens to it.
+    pub change: Change,
+    /// Once it is placed: what the tensor was before.
+    pub base: Option<Expr>,
 }
 
 /// An adapter, not fused yet.
@@ -83,8 +117,14 @@ pub struct AdapterPair {
 pub struct Adapter {
     /// Where it came from.
     pub path: PathBuf,
-    /// Its changes.
-    pub pairs: Vec<AdapterPair>,
+    /// The model that it says it was trained on.
+    pub base_model: Option<String>,
+    /// The architecture of its base, if it says so.
+    pub architecture: Option<String>,
+    /// The output matrix follows the embeddings where the base ties them.
+    pub keeps_tied: bool,
+    /// Its changes, in the order they are made.
+    pub changes: Vec<AdapterChange>,
 }
 
 /// A model under compilation.
@@ -100,8 +140,11 @@ pub struct Module {
     pub files: Vec<SourceFile>,
     /// The texts of a checkpoint; `import` turns them into metadata and leaves none.
     pub texts: Vec<SourceText>,
-    /// Adapters; `fuse` leaves them here, so that `codegen` can refuse one that changes nothing.
+    /// Adapters. `fuse` leaves them here, their changes under GGUF's names and in its order of rows, so that
+    /// `codegen` can refuse one that changes nothing.
     pub adapters: Vec<Adapter>,
+    /// The adapters are beside the tensors and act when the model runs; they have not been fused.
+    pub unfused: bool,
     /// The GGUF file that holds exactly this metadata and these tensors. A pass that changes
     /// either clears it; while it is set, the file itself is the artifact.
     pub verbatim: Option<FileId>,

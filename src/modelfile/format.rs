@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::ast::{Ast, Instruction, ItemKind, Quoting};
+use super::adapter_line;
+use super::ast::{Ast, Instruction, ItemKind, Keyword, Quoting};
 use super::quoting::quote;
 
 /// Writes a Modelfile in its canonical form: keywords in capitals, one space between the parts,
@@ -41,7 +42,13 @@ fn write_instruction(out: &mut String, ast: &Ast, instruction: &Instruction) {
         let _ = write!(out, "{} ", ast.text(word));
     }
     let text = ast.text(&instruction.value.text);
-    let preferred: &[Quoting] = if text.contains(['\r', '\n']) {
+    // In quotes a number at the end belongs to the path.
+    let is_path_with_number = instruction.keyword == Keyword::Adapter
+        && instruction.value.quoting != Quoting::Bare
+        && adapter_line::split(text).is_some();
+    let preferred: &[Quoting] = if is_path_with_number {
+        &[Quoting::Single, Quoting::Triple]
+    } else if text.contains(['\r', '\n']) {
         &[Quoting::Triple, Quoting::Single]
     } else if text.contains('"') {
         &[Quoting::Bare, Quoting::Triple]

@@ -1,5 +1,6 @@
 //! Syntax tree to recipe: which value counts, and of which type it is.
 
+use super::adapter_line;
 use super::ast::{Ast, Instruction, Keyword};
 use super::parameter_mistakes;
 use super::parameters;
@@ -15,6 +16,7 @@ pub(super) fn lower_ast(ast: &Ast, reports: &mut Reports) -> Recipe {
     for instruction in ast.instructions() {
         lower_instruction(ast, instruction, &mut recipe, reports);
     }
+    adapter_line::check(&recipe, reports);
     // A line that could not be parsed may have been the FROM line.
     if recipe.from.is_empty() && !ast.has_errors() {
         reports.error(|| {
@@ -34,7 +36,7 @@ fn lower_instruction(ast: &Ast, instruction: &Instruction, recipe: &mut Recipe, 
     let prompt = &mut recipe.prompt;
     match instruction.keyword {
         Keyword::From => recipe.from.push(Spanned { value, span }),
-        Keyword::Adapter => recipe.adapters.push(Spanned { value, span }),
+        Keyword::Adapter => recipe.adapters.push(adapter_line::read(ast, instruction)),
         Keyword::Draft => recipe.draft = Some(Spanned { value, span }),
         Keyword::Template => {
             prompt.template = Some(value);

@@ -12,6 +12,7 @@
 //! or role, and a value to the end of the line or between quotes. The grammar is
 //! `grammar/modelfile.pest`.
 
+mod adapter_line;
 mod ast;
 mod decode;
 mod format;
@@ -25,10 +26,11 @@ mod print;
 mod quoting;
 mod recipe;
 mod reports;
-mod suggest;
+pub mod suggest;
 pub mod parameters;
 pub mod path;
 
+pub use adapter_line::AdapterLine;
 pub use ast::{Ast, Instruction, Item, ItemKind, Keyword, Quoting, Value};
 pub use decode::{MAX_BYTES, decode};
 pub use format::format;
@@ -97,7 +99,8 @@ fn empty(name: &str) -> Ast {
     Ast { source: Arc::new(source), items: Vec::new() }
 }
 
-/// Lowers a tree to what it means. The diagnostics are errors and warnings about values, in order;
+/// Lowers a tree to what it means, as far as that can be said without looking for files: a number at
+/// the end of an ADAPTER line is taken for its scale. The diagnostics are errors and warnings about values, in order;
 /// the recipe is complete only if none of them is an error and the tree has none.
 pub fn lower(ast: &Ast) -> (Recipe, Vec<Diagnostic>) {
     let mut reports = Reports::default();
@@ -119,7 +122,8 @@ pub fn check(world: &dyn World, base: &Path, name: &str, bytes: &[u8]) -> Checke
     match decode(name, bytes) {
         Ok(source) => {
             let ast = parse::parse_source(source, &mut reports);
-            let recipe = lower::lower_ast(&ast, &mut reports);
+            let mut recipe = lower::lower_ast(&ast, &mut reports);
+            adapter_line::settle(&mut recipe, world, base);
             lint::lint_ast(&ast, world, base, &mut reports);
             Checked { ast, recipe, diagnostics: reports.finish() }
         }

@@ -2,21 +2,22 @@
 
 use std::fmt::Write;
 
+use super::adapter_line;
 use super::ast::{Keyword, Quoting};
-use super::quoting::quote;
+use super::quoting::{fits_bare, quote};
 use super::recipe::Recipe;
 use crate::diagnostic::Diagnostic;
 use crate::ir::{ParameterValue, Prompt};
 
-/// Writes a Modelfile: FROM, ADAPTER and DRAFT, then the prompt. Values are quoted as Ollama
+/// Writes a Modelfile: FROM, ADAPTER with its scale, and DRAFT, then the prompt. Values are quoted as Ollama
 /// quotes them (`"` around several lines or blanks at the ends, `"""` if there is a `"` in them)
 /// wherever that reads back as the same value, and otherwise in the form that does.
 ///
 /// The diagnostics are warnings about values that no Modelfile can hold, which are left out: those
-/// with `"""` at the end of a line. A value read from a Modelfile is never one of them.
+/// with `"""` at the end of a line, and a scale after a path that needs quotes. A value read from a Modelfile is never one of them.
 pub fn print(
     from: &[&str],
-    adapters: &[&str],
+    adapters: &[(&str, Option<f32>)],
     draft: Option<&str>,
     prompt: &Prompt,
 ) -> (String, Vec<Diagnostic>) {
@@ -24,8 +25,8 @@ pub fn print(
     for value in from {
         printer.line(Keyword::From, None, value);
     }
-    for value in adapters {
-        printer.line(Keyword::Adapter, None, value);
+    for (path, scale) in adapters {
+        printer.adapter(path, *scale);
     }
     let one = |value: &Option<String>| value.clone();
     for (keyword, value) in [
@@ -64,7 +65,11 @@ impl Recipe {
     /// The recipe as a Modelfile; see [`print()`].
     pub fn to_modelfile(&self) -> (String, Vec<Diagnostic>) {
         let from: Vec<&str> = self.from.iter().map(|s| s.value.as_str()).collect();
-        let adapters: Vec<&str> = self.adapters.iter().map(|s| s.value.as_str()).collect();
+        let adapters: Vec<(&str, Option<f32>)> = self
+            .adapters
+            .iter()
+            .map(|line| (line.path.value.as_str(), line.scale.as_ref().map(|s| s.value)))
+            .collect();
         print(&from, &adapters, self.draft.as_ref().map(|s| s.value.as_str()), &self.prompt)
     }
 }
@@ -75,6 +80,23 @@ struct Printer {
 }
 
 impl Printer {
+    fn adapter(&mut self, path: &str, scale: Option<f32>) {
+        match scale {
+            // In quotes a number at the end belongs to the path.
+            None if adapter_line::split(path).is_some() => {
+                self.quoted(Keyword::Adapter, None, path, &[Quoting::Single, Quoting::Triple]);
+            }
+            None => self.line(Keyword::Adapter, None, path),
+            Some(scale) if fits_bare(path) => {
+                let _ = writeln!(self.out, "{} {path} {scale}", Keyword::Adapter);
+            }
+            Some(_) => {
+                let message = format!("ADAPTER is left out: no scale can be written after the path {path:?}");
+                self.lost.push(Diagnostic::warning(message).code("unprintable-value"));
+            }
+        }
+    }
+
     fn line(&mut self, keyword: Keyword, word: Option<&str>, value: &str) {
         let needs_quotes = value.contains('\n') || value.starts_with(' ') || value.ends_with(' ');
         let preferred: &[Quoting] = match (needs_quotes, value.contains('"')) {
@@ -83,6 +105,10 @@ impl Printer {
             (false, true) => &[Quoting::Bare, Quoting::Triple],
             (false, false) => &[Quoting::Bare, Quoting::Single],
         };
+        self.quoted(keyword, word, value, preferred);
+    }
+
+    fn quoted(&mut self, keyword: Keyword, word: Option<&str>, value: &str, preferred: &[Quoting]) {
         let Some(quoted) = quote(value, preferred) else {
             let message = format!(
                 "{keyword} is left out: it has `\"\"\"` at the end of a line, which no Modelfile can hold"

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::adapter_line::AdapterLine;
 use super::place::Places;
 use crate::diagnostic::Span;
 use crate::ir::{ParameterValue, Prompt};
@@ -21,7 +22,7 @@ pub struct Recipe {
     /// FROM, in order: names of models or paths of their files.
     pub from: Vec<Spanned<String>>,
     /// ADAPTER, in order. (In Ollama a later ADAPTER replaces an earlier one.)
-    pub adapters: Vec<Spanned<String>>,
+    pub adapters: Vec<AdapterLine>,
     /// DRAFT: the path of a draft model for speculative decoding.
     pub draft: Option<Spanned<String>>,
     /// Everything else.
@@ -53,7 +54,8 @@ impl Recipe {
             a.iter().map(|s| &s.value).eq(b.iter().map(|s| &s.value))
         };
         same(&self.from, &other.from)
-            && same(&self.adapters, &other.adapters)
+            && self.adapters.len() == other.adapters.len()
+            && self.adapters.iter().zip(&other.adapters).all(|(a, b)| a.means_the_same(b))
             && self.draft.as_ref().map(|s| &s.value) == other.draft.as_ref().map(|s| &s.value)
             && self.prompt == other.prompt
     }
@@ -62,14 +64,16 @@ impl Recipe {
 /// One line per value, strings in quotes with Rust's escapes.
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let from = self.from.iter().map(|s| ("from", s));
-        let adapters = self.adapters.iter().map(|s| ("adapter", s));
-        let draft = self.draft.iter().map(|s| ("draft", s));
+        let from = self.from.iter().map(|s| ("from", s, None));
+        let adapters =
+            self.adapters.iter().map(|line| ("adapter", &line.path, line.scale.as_ref().map(|s| s.value)));
+        let draft = self.draft.iter().map(|s| ("draft", s, None));
         let mut places: Option<Places<'_>> = None;
-        for (what, s) in from.chain(adapters).chain(draft) {
+        for (what, s, scale) in from.chain(adapters).chain(draft) {
             let places = places.get_or_insert_with(|| Places::new(&s.span.source.text));
             let (line, column) = places.line_column(s.span.range.start);
-            writeln!(f, "{what} {:?} at {line}:{column}", s.value)?;
+            let scale = scale.map(|scale| format!(" x{scale}")).unwrap_or_default();
+            writeln!(f, "{what} {:?}{scale} at {line}:{column}", s.value)?;
         }
         let prompt = &self.prompt;
         for (what, value) in [

@@ -2,7 +2,7 @@
 
 /// The candidate that `word` is most likely a misspelling of, case apart: at most a third of its
 /// letters may be wrong.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const LONGEST: usize = 40;
     let letters = word.chars().take(LONGEST + 1).count();
     if letters > LONGEST {

@@ -4,17 +4,20 @@
 //! | pass | what it does |
 //! |---|---|
 //! | [`resolve`] | FROM and ADAPTER to files: a module of loads |
-//! | [`import`] | a checkpoint's names, metadata and tokenizer to GGUF's |
+//! | [`import`] | a checkpoint's names, metadata and tokenizer to GGUF's; before that, Mistral's own layout to Hugging Face's ([`consolidated`]), and FP8 and MXFP4 to values ([`dequantize`]) |
 //! | [`fuse`] | adapters into the matrices they change |
 //! | [`quantize`] | the type each tensor is written in |
 //! | [`package`] | layers, configuration, manifest |
 
+pub mod consolidated;
+pub mod dequantize;
 pub mod fuse;
 pub mod import;
 pub mod package;
 pub mod plan;
 pub mod quantize;
 pub mod resolve;
+pub mod unfused;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -38,6 +41,8 @@ pub struct Options {
     pub imatrix: Option<BTreeMap<String, Vec<f32>>>,
     /// `--allow-requantize`.
     pub allow_requantize: bool,
+    /// `--no-fuse`: adapters stay beside the model.
+    pub no_fuse: bool,
 }
 
 /// What a pass may see besides the module.

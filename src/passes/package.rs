@@ -103,8 +103,7 @@ fn parameters_json(parameters: &[(String, ParameterValue)]) -> Result<Vec<u8>> {
         out.push(b':');
         out.extend(match value {
             ParameterValue::Int(v) => v.to_string().into_bytes(),
-            // Rust prints the shortest digits that read back as the same float32, as Go does.
-            ParameterValue::Float(v) => v.to_string().into_bytes(),
+            ParameterValue::Float(v) => float_json(*v).into_bytes(),
             ParameterValue::Bool(v) => v.to_string().into_bytes(),
             ParameterValue::String(v) => line(to_go_json(v)?),
             ParameterValue::Strings(v) => line(to_go_json(v)?),
@@ -112,6 +111,17 @@ fn parameters_json(parameters: &[(String, ParameterValue)]) -> Result<Vec<u8>> {
     }
     out.extend(b"}\n");
     Ok(out)
+}
+
+/// A float32 as Go's `encoding/json` writes one: the fewest digits that read back as it, with an exponent
+/// below 1e-6 and from 1e21 on.
+fn float_json(v: f32) -> String {
+    let size = v.abs();
+    match size != 0.0 && !(1e-6..1e21).contains(&size) {
+        // Rust writes no plus sign, Go does.
+        true => format!("{v:e}").replace('e', "e+").replace("e+-", "e-"),
+        false => v.to_string(),
+    }
 }
 
 /// JSON without the line feed at its end.
@@ -279,6 +289,28 @@ mod tests {
         assert_eq!(human_number(134_515_008), "134.52M");
         assert_eq!(human_number(12_345), "12K");
         assert_eq!(human_number(999), "999");
+    }
+
+    #[test]
+    fn floats_are_written_as_go_writes_them() {
+        for (value, text) in [
+            (0.0, "0"),
+            (-0.0, "-0"),
+            (1.0, "1"),
+            (0.7, "0.7"),
+            (0.1, "0.1"),
+            (1e-6, "0.000001"),
+            (9.99e-7, "9.99e-7"),
+            (1e-7, "1e-7"),
+            (-2.5e-10, "-2.5e-10"),
+            (f32::from_bits(1), "1e-45"),
+            (1e20, "100000000000000000000"),
+            (1e21, "1e+21"),
+            (3.402_823_5e38, "3.4028235e+38"),
+            (16_777_216.0, "16777216"),
+        ] {
+            assert_eq!(float_json(value), text);
+        }
     }
 
     #[test]

@@ -34,7 +34,8 @@ pub fn print(pass: &str, module: &Module) -> String {
         );
     }
     for adapter in &module.adapters {
-        let _ = writeln!(out, "adapter {} pairs", adapter.pairs.len());
+        let kept = if module.unfused { ", kept beside the model" } else { "" };
+        let _ = writeln!(out, "adapter {} changes{kept}", adapter.changes.len());
     }
     let _ = writeln!(
         out,

@@ -5,12 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Diagnostic, Errors, Location, Result};
-use crate::formats::adapter::Adapter as AdapterFiles;
+use crate::diagnostic::{Diagnostic, Errors, Location, Result, Span};
+use crate::formats::adapter::{Adapter as AdapterFiles, Factor, TensorRef};
 use crate::formats::checkpoint::{self, Checkpoint, Weights};
 use crate::formats::gguf;
-use crate::ir::{Adapter, AdapterPair, Expr, FileId, Module, SourceText, Tensor};
-use crate::modelfile::{Recipe, Spanned, path};
+use crate::ir::{Adapter, AdapterChange, Change, Expr, FileId, Module, Shape, SourceText, Tensor};
+use crate::modelfile::{AdapterLine, Recipe, Spanned, path};
 use crate::store::{Name, Store, Stored, media};
 use crate::world::{EntryKind, World};
 
@@ -19,12 +19,21 @@ use super::{Context, package};
 /// Texts of a checkpoint that import reads, with the most bytes each may have.
 const TEXTS: &[(&str, u64)] = &[
     ("config.json", 1 << 20),
+    ("params.json", 1 << 20),
     ("generation_config.json", 1 << 20),
     ("tokenizer.json", 256 << 20),
     ("tokenizer_config.json", 32 << 20),
     ("special_tokens_map.json", 1 << 20),
     ("added_tokens.json", 32 << 20),
+    ("tokenizer.model", 64 << 20),
+    ("sentencepiece.bpe.model", 64 << 20),
+    ("spiece.model", 64 << 20),
+    ("vocab.json", 64 << 20),
+    ("merges.txt", 64 << 20),
+    ("vocab.txt", 64 << 20),
     ("chat_template.jinja", 1 << 20),
+    ("modules.json", 1 << 20),
+    ("1_Pooling/config.json", 1 << 20),
 ];
 
 /// Runs the pass.
@@ -47,7 +56,7 @@ pub fn run(recipe: &Recipe, context: &Context<'_>) -> Result<Module> {
         return Err(refuse_draft(recipe, draft, context));
     }
     for adapter in &recipe.adapters {
-        resolve_adapter(&mut module, adapter, context).map_err(|e| at(e, adapter))?;
+        resolve_adapter(&mut module, adapter, context).map_err(|e| at(e, &adapter.path))?;
     }
     let base = std::mem::take(&mut module.prompt);
     module.prompt = package::overlay(base, recipe.prompt.clone());
@@ -88,7 +97,7 @@ fn resolve_from(module: &mut Module, from: &Spanned<String>, context: &Context<'
     let path = path::expand(context.world, &context.directory, &from.value)?;
     match context.world.kind(&path) {
         Some(EntryKind::Directory) => match Weights::find(context.world, &path)? {
-            Weights::Safetensors(_) => load_checkpoint(module, &path, context),
+            Weights::Safetensors(_) | Weights::Torch(_) => load_checkpoint(module, &path, context),
             Weights::Gguf(files) => load_gguf(module, &only_model(&path, files)?, context.world),
         },
         Some(EntryKind::File) if path.extension().is_some_and(|e| e == "safetensors") => {
@@ -149,7 +158,7 @@ fn load_checkpoint(module: &mut Module, directory: &Path, context: &Context<'_>)
             });
         }
     }
-    if module.text("config.json").is_none() {
+    if module.text("config.json").is_none() && module.text("params.json").is_none() {
         return Err(Diagnostic::error("the checkpoint has no config.json")
             .in_file(directory, "")
             .help("download the whole repository, not the weights alone")
@@ -194,22 +203,19 @@ fn load_stored(
 /// Refuses a model with parts that would be left out without a word.
 ///
 /// # Errors
-/// It has an adapter of its own, as Ollama's models may, or a second file of weights.
+/// It has a second file of weights.
 pub fn refuse_unsupported(model: &Stored) -> Result<()> {
-    for (media_type, what) in [(media::ADAPTER, "an adapter of its own"), (media::MODEL, "a second model")] {
-        let first = usize::from(media_type == media::MODEL);
-        if model.manifest.layers_of(media_type).nth(first).is_some() {
-            let message = format!("`{}` has {what}, which is not supported yet", model.name);
-            return Err(Diagnostic::error(message)
-                .code("unsupported")
-                .help("without it the model would answer otherwise than it should")
-                .into());
-        }
+    if model.manifest.layers_of(media::MODEL).nth(1).is_none() {
+        return Ok(());
     }
-    Ok(())
+    let message = format!("`{}` has a second model, which is not supported yet", model.name);
+    Err(Diagnostic::error(message)
+        .code("unsupported")
+        .help("without it the model would answer otherwise than it should")
+        .into())
 }
 
-/// A model of the store as a module: its prompt, its metadata and its tensors as they are.
+/// A model of the store as a module: its prompt, its metadata, its tensors as they are, and its adapters.
 ///
 /// # Errors
 /// It has no weights of its own, or a layer is missing or damaged.
@@ -221,6 +227,13 @@ pub fn open_stored(world: &dyn World, store: &Store, model: &Stored) -> Result<M
     store.open_layer(&model.name, layer)?;
     let mut module = Module { prompt: package::read(store, model)?, ..Module::default() };
     load_gguf(&mut module, &store.blob_path(&layer.digest), world)?;
+    for layer in model.manifest.layers_of(media::ADAPTER) {
+        store.open_layer(&model.name, layer)?;
+        let path = store.blob_path(&layer.digest);
+        let adapter = AdapterFiles::open(world, &path)?;
+        add_adapter(&mut module, path, adapter, 1.0);
+        module.unfused = true;
+    }
     Ok(module)
 }
 
@@ -240,28 +253,76 @@ fn nowhere(from: &Spanned<String>, path: &Path, store: Option<&Store>) -> Errors
     d.into()
 }
 
-fn resolve_adapter(module: &mut Module, line: &Spanned<String>, context: &Context<'_>) -> Result<()> {
-    let path = path::expand(context.world, &context.directory, &line.value)?;
+fn resolve_adapter(module: &mut Module, line: &AdapterLine, context: &Context<'_>) -> Result<()> {
+    let path = path::expand(context.world, &context.directory, &line.path.value)?;
     if context.world.kind(&path).is_none() {
         return Err(Diagnostic::error(format!("there is no adapter at {}", path.display()))
             .code("adapter-not-found")
             .into());
     }
     let adapter = AdapterFiles::open(context.world, &path)?;
-    let files: Vec<FileId> = adapter.files.iter().map(|f| module.add_file(&f.path, f.file.clone())).collect();
-    let pairs = adapter.pairs.iter().map(|pair| {
-        let oriented = |file: usize, info: &crate::formats::TensorInfo| {
-            let load = info.load(files[file]);
-            if pair.transposed { Expr::Transpose(Box::new(load)) } else { load }
-        };
-        AdapterPair {
-            target: pair.target.clone(),
-            a: oriented(pair.a.file, &pair.a.tensor),
-            b: oriented(pair.b.file, &pair.b.tensor),
-            scale: pair.scale,
-        }
-    });
-    let pairs = pairs.collect();
-    module.adapters.push(Adapter { path, pairs });
+    let scale = line.scale.as_ref().map_or(1.0, |scale| scale.value);
+    if let Some(scale) = line.scale.as_ref().filter(|scale| scale.value != 1.0) {
+        refuse_scale(&adapter, &scale.span)?;
+    }
+    add_adapter(module, path, adapter, scale);
+    module.unfused = false;
     Ok(())
+}
+
+/// The changes of an adapter, as loads of its files.
+fn add_adapter(module: &mut Module, path: PathBuf, adapter: AdapterFiles, scale: f32) {
+    let files: Vec<FileId> = adapter.files.iter().map(|f| module.add_file(&f.path, f.file.clone())).collect();
+    let load = |of: &TensorRef| of.tensor.load(files[of.file]);
+    let oriented = |factor: &Factor| match factor.transposed {
+        true => Expr::Transpose(Box::new(load(&factor.tensor))),
+        false => load(&factor.tensor),
+    };
+    let whole = adapter.whole.iter().map(|whole| AdapterChange {
+        target: whole.name.clone(),
+        change: Change::Replace(load(&whole.tensor)),
+        base: None,
+    });
+    let pairs = adapter.pairs.iter().map(|pair| AdapterChange {
+        target: format!("{}.weight", pair.target),
+        change: Change::LowRank {
+            a: oriented(&pair.a),
+            b: oriented(&pair.b),
+            scale: pair.scale * scale,
+            magnitude: pair.magnitude.as_ref().map(|m| vector(load(m))),
+        },
+        base: None,
+    });
+    let changes = whole.chain(pairs).collect();
+    module.adapters.push(Adapter {
+        path,
+        architecture: adapter.architecture,
+        base_model: adapter.base_model,
+        keeps_tied: adapter.keeps_tied,
+        changes,
+    });
+}
+
+/// Refuses a scale of what is no product: there is no half of a tensor that takes another's place.
+fn refuse_scale(adapter: &AdapterFiles, scale: &Span) -> Result<()> {
+    let what = if !adapter.whole.is_empty() {
+        "brings whole tensors"
+    } else if adapter.pairs.iter().any(|pair| pair.magnitude.is_some()) {
+        "is a DoRA, which sets the lengths of rows"
+    } else {
+        return Ok(());
+    };
+    Err(Diagnostic::error(format!("an adapter that {what} cannot be scaled"))
+        .at(scale)
+        .code("adapter-scale")
+        .help("only what a low-rank product adds has a scale")
+        .into())
+}
+
+/// A load of `[1, n]` as one of `[n]`.
+fn vector(mut load: Expr) -> Expr {
+    if let Expr::Load { shape, .. } = &mut load {
+        *shape = Shape(vec![shape.len()]);
+    }
+    load
 }

@@ -6,9 +6,11 @@
 
 use std::collections::HashSet;
 
+use mdl_kernels::TensorType;
+
 use crate::diagnostic::{Diagnostic, Errors, Result};
-use crate::families::{self, Family, Presence, TensorRule, fill_pattern};
-use crate::ir::{Expr, Module, Shape, Tensor};
+use crate::families::{self, Dim, Family, TensorRule, fill_pattern};
+use crate::ir::{Change, Expr, Module, Shape, Tensor};
 
 /// The most problems that are reported at once.
 const MOST_REPORTED: usize = 8;
@@ -26,6 +28,13 @@ pub fn structure(module: &Module) -> Result<()> {
         }
         if let Err(message) = check(&tensor.expr, module) {
             problems.push(Diagnostic::error(format!("tensor `{}`: {message}", tensor.name)));
+        }
+    }
+    for change in module.adapters.iter().filter(|_| module.unfused).flat_map(|a| &a.changes) {
+        if let Change::LowRank { a, b, .. } = &change.change
+            && let Err(message) = check(a, module).and_then(|()| check(b, module))
+        {
+            problems.push(Diagnostic::error(format!("the adapter of `{}`: {message}", change.target)));
         }
     }
     finish(problems)
@@ -67,7 +76,8 @@ fn missing(family: &Family, module: &Module) -> Vec<Diagnostic> {
     let names: HashSet<&str> = module.tensors.iter().map(|t| t.name.as_str()).collect();
     let blocks = module.metadata.u64(&format!("{}.block_count", family.architecture)).unwrap_or(0);
     let mut problems = Vec::new();
-    for rule in family.tensors.iter().filter(|r| r.presence == Presence::Required) {
+    let experts = family.has_experts(&module.metadata);
+    for rule in family.rules().filter(|r| r.is_required(experts)) {
         let wanted = if rule.is_per_block() { blocks } else { 1 };
         // A file that claims a billion blocks is named once, not a billion times.
         let absent = (0..wanted)
@@ -96,7 +106,16 @@ fn missing(family: &Family, module: &Module) -> Vec<Diagnostic> {
 
 fn misshapen(tensor: &Tensor, rule: &TensorRule, family: &Family, module: &Module) -> Option<Diagnostic> {
     let shape = tensor.shape();
-    let wanted: Option<Vec<u64>> = rule.shape.iter().map(|d| family.dim(*d, &module.metadata)).collect();
+    let wanted: Option<Vec<u64>> = rule
+        .shape
+        .iter()
+        .enumerate()
+        .map(|(i, d)| match d {
+            // The runtime asks that it fits the tensor beside it.
+            Dim::Any => shape.0.get(i).copied(),
+            d => family.dim(*d, &module.metadata),
+        })
+        .collect();
     let wanted = Shape(wanted?);
     (shape != wanted).then(|| {
         Diagnostic::error(format!(
@@ -139,7 +158,7 @@ fn check(expr: &Expr, module: &Module) -> Result<(), String> {
                 return Err(format!("{} constants for the shape {shape}", values.len()));
             }
         }
-        Expr::PermuteRope { of, heads } => {
+        Expr::PermuteRope { of, heads } | Expr::HalveRope { of, heads } => {
             check(of, module)?;
             let rows = shape.0.first().copied().unwrap_or(0);
             let pairs = heads.checked_mul(2).filter(|n| *n > 0).ok_or("no heads")?;
@@ -188,6 +207,42 @@ fn check(expr: &Expr, module: &Module) -> Result<(), String> {
             }
             if !scale.is_finite() {
                 return Err(format!("the adapter's scale is {scale}"));
+            }
+        }
+        Expr::ScaleBlocks { of, scales, block } => {
+            check(of, module)?;
+            check(scales, module)?;
+            let (values, scales) = (of.shape(), scales.shape());
+            let mut wanted = values.clone();
+            let at = values.rank().checked_sub(2).filter(|_| values.rank() <= 3 && !block.contains(&0));
+            let at = at.ok_or_else(|| format!("{values} has no blocks of {} x {}", block[0], block[1]))?;
+            wanted.0[at] = values.0[at].div_ceil(block[0]);
+            wanted.0[at + 1] = values.0[at + 1].div_ceil(block[1]);
+            if scales != wanted {
+                return Err(format!("the scales {scales} do not fit {values}, which has {wanted} blocks"));
+            }
+        }
+        Expr::Mxfp4 { blocks, scales } => {
+            check(blocks, module)?;
+            check(scales, module)?;
+            let bytes = |e: &Expr| matches!(e, Expr::Load { dtype: TensorType::U8, .. });
+            let mut wanted = scales.shape();
+            wanted.0.push(16);
+            if !bytes(blocks) || !bytes(scales) || blocks.shape() != wanted {
+                return Err(format!(
+                    "blocks {} {} and scales {} {} are no MXFP4",
+                    blocks.dtype(),
+                    blocks.shape(),
+                    scales.dtype(),
+                    scales.shape()
+                ));
+            }
+        }
+        Expr::WeightNorm { of, magnitude } => {
+            check(of, module)?;
+            check(magnitude, module)?;
+            if shape.rank() != 2 || magnitude.shape().len() != shape.rows() {
+                return Err(format!("{} magnitudes do not fit a matrix of {shape}", magnitude.shape()));
             }
         }
         Expr::Encode { of, dtype, imatrix } => {

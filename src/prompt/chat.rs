@@ -92,6 +92,16 @@ pub struct SpecialTokens {
 }
 
 impl SpecialTokens {
+    /// Those of a model's metadata, as far as it names them.
+    pub fn of(metadata: &ir::Metadata) -> SpecialTokens {
+        let tokens = metadata.array("tokenizer.ggml.tokens").and_then(ir::Array::as_strings);
+        let text = |key: &str| {
+            let id = usize::try_from(metadata.u64(key)?).ok()?;
+            tokens?.get(id).cloned()
+        };
+        SpecialTokens { bos: text("tokenizer.ggml.bos_token_id"), eos: text("tokenizer.ggml.eos_token_id") }
+    }
+
     /// True when a rendered text begins with the BOS token itself: the tokenizer must not add
     /// another.
     pub fn begin(&self, text: &str) -> bool {

@@ -4,6 +4,10 @@
 //!
 //! There is no loader: a template cannot include or import anything.
 //!
+//! Two things are otherwise than in Jinja2 (`tests/prompt_templates.rs` knows the templates that they
+//! touch): `{% for x in none %}` is a loop over nothing instead of an error, and text joined to a text
+//! marked `safe` is not escaped for HTML.
+//!
 //! The engine's fuel bounds time and memory, with one gap: for a container that `~`, a comparison
 //! or a filter such as `string` or `join` walks it charges only once that is done. A list that holds
 //! another many times over (`[x, x]`, repeated), or a namespace that holds itself, takes more than
@@ -182,6 +186,7 @@ fn environment(limits: &Limits) -> Result<Environment<'static>> {
     environment.set_formatter(python::print);
     environment.add_filter("tojson", tojson::tojson);
     environment.add_test("sequence", python::is_sequence);
+    environment.add_test("iterable", python::is_iterable);
     environment.add_filter("escape", python::escape);
     environment.add_filter("e", python::escape);
     // It prints otherwise than Python does.

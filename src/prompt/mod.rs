@@ -5,7 +5,9 @@
 //! reach nothing but its arguments. What the engine for Jinja does not bound, a process does: see
 //! [`isolated`].
 
+pub mod agreement;
 mod chat;
+pub mod check;
 mod go;
 mod go_values;
 pub mod gotemplate;
@@ -13,8 +15,10 @@ mod jinja;
 mod jinja_source;
 mod jinja_values;
 pub mod isolated;
+pub mod known;
 pub mod limits;
 pub mod output;
+pub mod standard;
 mod python;
 mod thread;
 mod tojson;

@@ -52,6 +52,11 @@ pub fn is_sequence(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Bytes)
 }
 
+/// What Python iterates over: of that which holds no items, the undefined value alone.
+pub fn is_iterable(value: &Value) -> bool {
+    value.is_undefined() || (!value.is_none() && value.try_iter().is_ok())
+}
+
 /// A string with HTML's special characters as markupsafe writes them.
 ///
 /// # Errors

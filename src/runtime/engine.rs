@@ -10,7 +10,7 @@ use super::kv::{KvType, PAGE, PageId, Shift};
 use super::program::{Memory, Program, Room};
 use super::weights::{Tensor, Tensors};
 use crate::diagnostic::{Diagnostic, Result};
-use crate::families::spec::DecoderSpec;
+use crate::families::spec::{DecoderSpec, Output};
 
 /// A model that is ready to run. Any number of sessions share it.
 #[derive(Clone)]
@@ -123,8 +123,12 @@ impl Model {
     /// A session with an empty context.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// There is no memory for it, or the model has no head.
     pub fn session(&self, options: &SessionOptions) -> Result<Session> {
+        if self.spec().output == Output::Hidden {
+            let message = "the model makes embeddings and writes no text";
+            return Err(Diagnostic::error(message).code("no-head").into());
+        }
         let room = self.room(options);
         let state = self.backend.state(&room)?;
         let pages = (0..room.pages).map(|i| PageId(i as u32)).collect();

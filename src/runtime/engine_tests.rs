@@ -42,8 +42,9 @@ fn rich() -> DecoderSpec {
         dims: 16,
         freq_base: 5000.0,
         scaling: RopeScaling::Linear { factor: 2.0 },
+        local_freq_base: None,
     };
-    spec.attention.qk_norm = true;
+    spec.attention.qk_norm = Some(QkNorm::Head);
     spec.attention.soft_cap = Some(20.0);
     spec.attention.window = Some(Window { size: 5, blocks: vec![true, false] });
     spec.feed_forward.activation = Activation::GeluTanh;

@@ -1,7 +1,7 @@
 //! Fusion: operations that follow each other become one where that saves a pass over memory and a
 //! barrier. The numbers do not change: each fused operation computes what its parts did.
 
-use super::program::{BufferId, Op, Program};
+use super::program::{BufferId, Hidden, Op, Program};
 
 /// Fuses, then drops the buffers that nothing uses any more.
 pub(super) fn fuse(program: &mut Program) {
@@ -33,18 +33,19 @@ fn is_read(ops: &[Op], buffer: BufferId) -> bool {
 
 /// The two as one, if they can be.
 fn pair(program: &Program, first: &Op, second: &Op, rest: &[Op]) -> Option<Op> {
-    let is_last_use = |buffer: &BufferId| !is_read(rest, *buffer);
+    let is_wanted = |buffer: &BufferId| program.hidden == Hidden::Buffer(*buffer);
+    let is_last_use = |buffer: &BufferId| !is_read(rest, *buffer) && !is_wanted(buffer);
     match (first, second) {
         // Quantize what was just computed, instead of writing it as floats.
-        (Op::RmsNorm { input, weight, out }, Op::Quantize { input: from, out: to })
+        (Op::Norm { input, norm, out }, Op::Quantize { input: from, out: to })
             if out == from && is_last_use(out) =>
         {
-            Some(Op::RmsNorm { input: *input, weight: *weight, out: *to })
+            Some(Op::Norm { input: *input, norm: *norm, out: *to })
         }
-        (Op::Gate { input, out }, Op::Quantize { input: from, out: to })
+        (Op::Gate { input, gated, out }, Op::Quantize { input: from, out: to })
             if out == from && is_last_use(out) =>
         {
-            Some(Op::Gate { input: *input, out: *to })
+            Some(Op::Gate { input: *input, gated: *gated, out: *to })
         }
         // A bias with the product it belongs to.
         (
@@ -88,7 +89,7 @@ fn pair(program: &Program, first: &Op, second: &Op, rest: &[Op]) -> Option<Op> {
 fn drop_unused_buffers(program: &mut Program) {
     let used = |i: usize| {
         let id = BufferId(i);
-        id == program.logits || program.ops.iter().any(|op| op.reads(id) || op.out() == Some(id))
+        Some(id) == program.logits || program.ops.iter().any(|op| op.reads(id) || op.out() == Some(id))
     };
     let keep: Vec<bool> = (0..program.buffers.len()).map(used).collect();
     let mut moved = Vec::with_capacity(keep.len());
@@ -102,7 +103,10 @@ fn drop_unused_buffers(program: &mut Program) {
     for op in &mut program.ops {
         op.for_each_buffer(|id| *id = moved[id.0]);
     }
-    program.logits = moved[program.logits.0];
+    program.logits = program.logits.map(|id| moved[id.0]);
+    match &mut program.hidden {
+        Hidden::Buffer(id) | Hidden::Norm { input: id, .. } => *id = moved[id.0],
+    }
 }
 
 #[cfg(test)]

@@ -10,11 +10,13 @@ use mdl_kernels::map::Map;
 use super::backend::cpu::CpuOptions;
 use super::engine::{Model, Session, SessionOptions};
 use super::generate::{Done, Limits, Outcome, Receiver, generate};
+use super::low_rank;
 use super::options::GenerateOptions;
 use super::sampler::{Sampler, StopMatcher};
 use super::weights::{Bytes, Tensor};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::families;
+use crate::families::spec::Output;
 use crate::ir::{Expr, Module, Prompt};
 use crate::prompt::{self, ChatMessage, ChatRequest, Renderer, SpecialTokens, Template};
 use crate::tokenizer::{EncodeOptions, Tokenizer, Utf8Stream};
@@ -61,9 +63,11 @@ impl Loaded {
             prompt::Limits::default(),
         )?;
         let options = CpuOptions { threads, level: None };
+        let mut tensors = tensors(module)?;
+        tensors.extend(low_rank::tensors(module)?);
         let model = match observable {
-            true => Model::load_observable(spec, tensors(module)?, &options)?,
-            false => Model::load(spec, tensors(module)?, &options)?,
+            true => Model::load_observable(spec, tensors, &options)?,
+            false => Model::load(spec, tensors, &options)?,
         };
         let (renderer, prompt) = (Renderer::in_process(), module.prompt.clone());
         let architecture = module.architecture().unwrap_or("");
@@ -94,6 +98,11 @@ impl Loaded {
     /// How hidden states become an embedding, as GGUF numbers it: 1 mean, 2 first token, 3 last token.
     pub fn pooling_type(&self) -> Option<u64> {
         self.pooling_type
+    }
+
+    /// True for a model that is there to make embeddings, and not to write.
+    pub fn makes_embeddings(&self) -> bool {
+        self.pooling_type.is_some() || self.model.spec().output == Output::Hidden
     }
 
     /// What the Modelfile says: SYSTEM, MESSAGEs, parameters.

@@ -9,6 +9,7 @@
 //! | [`weights`] | the tensors of a model, checked as they are taken |
 //! | [`program`] | lowering, fusion, and the memory a context takes |
 //! | [`backend`] | who executes a program: the CPU |
+//! | `rotation` | the angles of rotary positions |
 //! | [`kv`] | the shape of the KV cache |
 //! | [`sampler`] | chooses tokens, finds stop texts |
 //! | [`options`] | what PARAMETER says about a generation |
@@ -35,7 +36,9 @@ pub mod engine;
 pub mod backend;
 pub mod program;
 mod fuse;
+mod low_rank;
 mod lower;
+mod rotation;
 pub mod kv;
 pub mod weights;
 

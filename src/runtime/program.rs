@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use mdl_kernels::ops::activation::{ActivationBlock, BLOCK};
 use mdl_kernels::ops::matmul::{Packed, takes_blocks};
-use mdl_kernels::ops::rope::Frequencies;
 
 use super::kv::{KvLayout, KvType};
+use super::rotation::Rotation;
 use super::weights::{Matrix, Tensors};
 use super::{fuse, lower};
 use crate::diagnostic::Result;
-use crate::families::spec::DecoderSpec;
+use crate::families::spec::{DecoderSpec, NormKind};
 
 /// The number of a matrix in [`Program::matrices`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,10 @@ impl Buffer {
 pub enum Op {
     /// `out = scale * table[token]`.
     Embed { table: MatrixId, scale: f32, out: BufferId },
-    /// `out = norm(input) * weight`.
-    RmsNorm { input: BufferId, weight: VectorId, out: BufferId },
+    /// `out += table[position]`.
+    AddPosition { table: MatrixId, out: BufferId },
+    /// `out = norm(input)`.
+    Norm { input: BufferId, norm: Norm, out: BufferId },
     /// `out = blocks of input`.
     Quantize { input: BufferId, out: BufferId },
     /// Rows `at..` of `out`: the products of each weight, one after the other, plus a bias each; or
@@ -94,11 +96,32 @@ pub enum Op {
     /// `out[at..] += bias`.
     Bias { bias: VectorId, out: BufferId, at: usize },
     /// Keys (normed where asked, and turned) and values of `qkv` to the cache of a block.
-    StoreKv { block: usize, qkv: BufferId, norm: Option<VectorId> },
+    StoreKv { block: usize, qkv: BufferId, norm: Option<VectorId>, rotation: Option<usize> },
     /// `out = attention of the queries of qkv` (normed where asked, and turned) over the cache.
-    Attention { block: usize, qkv: BufferId, norm: Option<VectorId>, window: Option<usize>, out: BufferId },
-    /// `out = activation(first half of input) * second half`.
-    Gate { input: BufferId, out: BufferId },
+    Attention {
+        block: usize,
+        qkv: BufferId,
+        norm: Option<VectorId>,
+        rotation: Option<usize>,
+        window: Option<usize>,
+        out: BufferId,
+    },
+    /// `out = activation(first half of input) * second half`; without a gate, `out = activation(input)`.
+    Gate { input: BufferId, gated: bool, out: BufferId },
+    /// `out`: the experts with the highest probability, as numbers, then their weights.
+    Route { input: BufferId, normalised: bool, out: BufferId },
+    /// Rows `at..` of `out`: for each expert chosen for a column, its product with the column; or, with `each`,
+    /// with its own part of the column.
+    Experts {
+        input: BufferId,
+        chosen: BufferId,
+        weights: Vec<MatrixId>,
+        each: bool,
+        out: BufferId,
+        at: usize,
+    },
+    /// `out`: the sum of the parts of `input`, each by its expert's weight.
+    Mix { input: BufferId, chosen: BufferId, out: BufferId },
     /// `out += scale * input`.
     Add { input: BufferId, scale: f32, out: BufferId },
     /// The columns whose logits are asked for.
@@ -111,13 +134,22 @@ impl Op {
     /// Calls `f` with every buffer the operation names.
     pub(super) fn for_each_buffer(&mut self, mut f: impl FnMut(&mut BufferId)) {
         match self {
-            Op::Embed { out, .. } | Op::Bias { out, .. } | Op::ScaleLogits { out, .. } => f(out),
+            Op::Embed { out, .. }
+            | Op::AddPosition { out, .. }
+            | Op::Bias { out, .. }
+            | Op::ScaleLogits { out, .. } => f(out),
             Op::StoreKv { qkv, .. } => f(qkv),
+            Op::Experts { input, chosen, out, .. } | Op::Mix { input, chosen, out } => {
+                f(input);
+                f(chosen);
+                f(out);
+            }
             Op::Attention { qkv: input, out, .. }
-            | Op::RmsNorm { input, out, .. }
+            | Op::Norm { input, out, .. }
             | Op::Quantize { input, out }
             | Op::MatMul { input, out, .. }
-            | Op::Gate { input, out }
+            | Op::Gate { input, out, .. }
+            | Op::Route { input, out, .. }
             | Op::Add { input, out, .. }
             | Op::Select { input, out } => {
                 f(input);
@@ -131,13 +163,17 @@ impl Op {
         match self {
             Op::StoreKv { .. } => None,
             Op::Embed { out, .. }
+            | Op::AddPosition { out, .. }
             | Op::Bias { out, .. }
             | Op::ScaleLogits { out, .. }
             | Op::Attention { out, .. }
-            | Op::RmsNorm { out, .. }
+            | Op::Norm { out, .. }
             | Op::Quantize { out, .. }
             | Op::MatMul { out, .. }
             | Op::Gate { out, .. }
+            | Op::Route { out, .. }
+            | Op::Experts { out, .. }
+            | Op::Mix { out, .. }
             | Op::Add { out, .. }
             | Op::Select { out, .. } => Some(*out),
         }
@@ -146,7 +182,7 @@ impl Op {
     /// The weights that are multiplied with.
     pub fn weights(&self) -> &[MatrixId] {
         match self {
-            Op::MatMul { weights, .. } => weights,
+            Op::MatMul { weights, .. } | Op::Experts { weights, .. } => weights,
             _ => &[],
         }
     }
@@ -155,20 +191,50 @@ impl Op {
     pub fn reads(&self, buffer: BufferId) -> bool {
         match self {
             Op::Embed { .. } => false,
-            Op::Bias { out, .. } | Op::ScaleLogits { out, .. } => *out == buffer,
+            Op::AddPosition { out, .. } | Op::Bias { out, .. } | Op::ScaleLogits { out, .. } => {
+                *out == buffer
+            }
             Op::StoreKv { qkv, .. } => *qkv == buffer,
             Op::Add { input, out, .. } => *input == buffer || *out == buffer,
             // A product at an offset leaves the rest of its output as it is.
             Op::MatMul { input, out, at, add, .. } => {
                 *input == buffer || (*out == buffer && (*add || *at > 0))
             }
+            Op::Experts { input, chosen, out, at, .. } => {
+                *input == buffer || *chosen == buffer || (*out == buffer && *at > 0)
+            }
+            Op::Mix { input, chosen, .. } => *input == buffer || *chosen == buffer,
             Op::Attention { qkv: input, .. }
-            | Op::RmsNorm { input, .. }
+            | Op::Norm { input, .. }
             | Op::Quantize { input, .. }
             | Op::Gate { input, .. }
+            | Op::Route { input, .. }
             | Op::Select { input, .. } => *input == buffer,
         }
     }
+}
+
+/// The vectors of a norm; its formula is the spec's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Norm {
+    /// What is multiplied with.
+    pub weight: VectorId,
+    /// What is added.
+    pub bias: Option<VectorId>,
+}
+
+/// Where the hidden state of an output is after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hidden {
+    /// In a buffer.
+    Buffer(BufferId),
+    /// The norm of what is in a buffer: the step may keep it as blocks only.
+    Norm {
+        /// The buffer.
+        input: BufferId,
+        /// The norm.
+        norm: Norm,
+    },
 }
 
 /// A model's step.
@@ -184,10 +250,14 @@ pub struct Program {
     pub matrices: Vec<Matrix>,
     /// Norms and biases.
     pub vectors: Vec<Arc<[f32]>>,
-    /// The angles of rotary positions; `None` without rotation.
-    pub frequencies: Option<Frequencies>,
-    /// Where the logits are after a step.
-    pub logits: BufferId,
+    /// How heads turn: none, one for all blocks, or a second one for those with a window.
+    pub rotations: Vec<Rotation>,
+    /// Where the logits are after a step; `None` for a model that makes embeddings only.
+    pub logits: Option<BufferId>,
+    /// Where the hidden states are after a step.
+    pub hidden: Hidden,
+    /// Matrices that a pooled hidden state goes through, in order.
+    pub projections: Vec<Matrix>,
 }
 
 /// Bytes that a context takes beside the weights.
@@ -261,8 +331,14 @@ impl Program {
 
     /// Bytes of weights that one step reads.
     pub fn weight_bytes(&self) -> u64 {
-        let ids = self.ops.iter().flat_map(Op::weights);
-        ids.map(|id| self.matrices[id.0].byte_len() as u64).sum()
+        let bytes = |op: &Op| -> u64 {
+            let all = op.weights().iter().map(|id| self.matrices[id.0].byte_len() as u64).sum::<u64>();
+            match (op, &self.spec.feed_forward.experts) {
+                (Op::Experts { .. }, Some(experts)) => all / experts.count as u64 * experts.used as u64,
+                _ => all,
+            }
+        };
+        self.ops.iter().map(bytes).sum()
     }
 
     /// Bytes of the weights as a backend keeps them, in panels, beside the file.
@@ -277,6 +353,15 @@ impl Program {
     /// True when matrix `id` is multiplied with blocks.
     pub fn takes_blocks(&self, id: MatrixId) -> bool {
         takes_blocks(self.matrices[id.0].tensor_type())
+    }
+
+    /// What a pooled hidden state becomes: itself, or what the projections make of it.
+    pub fn project(&self, pooled: Vec<f32>) -> Vec<f32> {
+        self.projections.iter().fold(pooled, |x, matrix| {
+            let dot =
+                |row: Vec<f32>| row.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
+            (0..matrix.rows()).map(|i| dot(matrix.row(i)) as f32).collect()
+        })
     }
 
     /// The list, one operation a line, for people.
@@ -299,7 +384,16 @@ impl Program {
                 Op::Embed { table, scale, out } => {
                     writeln!(text, "{} = embed {} x{scale}", name(out), matrices(&[*table]))
                 }
-                Op::RmsNorm { input, out, .. } => writeln!(text, "{} = rms_norm {}", name(out), name(input)),
+                Op::AddPosition { table, out } => {
+                    writeln!(text, "{} += position {}", name(out), matrices(&[*table]))
+                }
+                Op::Norm { input, out, .. } => {
+                    let kind = match self.spec.norm.kind {
+                        NormKind::Rms => "rms_norm",
+                        NormKind::Layer => "layer_norm",
+                    };
+                    writeln!(text, "{} = {kind} {}", name(out), name(input))
+                }
                 Op::Quantize { input, out } => writeln!(text, "{} = quantize {}", name(out), name(input)),
                 Op::MatMul { input, weights, bias, out, at, add } => {
                     let sign = if *add { "+=" } else { "=" };
@@ -309,16 +403,26 @@ impl Program {
                     writeln!(text, "{}{at} {sign} matmul {weights} {}{bias}", name(out), name(input))
                 }
                 Op::Bias { out, at, .. } => writeln!(text, "{}[{at}..] += bias", name(out)),
-                Op::StoreKv { block, qkv, norm } => {
+                Op::StoreKv { block, qkv, norm, .. } => {
                     let norm = if norm.is_some() { " norm" } else { "" };
                     writeln!(text, "kv.{block} = store{norm} {}", name(qkv))
                 }
-                Op::Attention { block, qkv, norm, window, out } => {
+                Op::Attention { block, qkv, norm, window, out, .. } => {
                     let norm = if norm.is_some() { " norm" } else { "" };
                     let window = window.map(|w| format!(" window {w}")).unwrap_or_default();
                     writeln!(text, "{} = attention{norm}{window} {} kv.{block}", name(out), name(qkv))
                 }
-                Op::Gate { input, out } => writeln!(text, "{} = gate {}", name(out), name(input)),
+                Op::Gate { input, gated, out } => {
+                    let op = if *gated { "gate" } else { "activation" };
+                    writeln!(text, "{} = {op} {}", name(out), name(input))
+                }
+                Op::Route { input, out, .. } => writeln!(text, "{} = route {}", name(out), name(input)),
+                Op::Experts { input, weights, out, at, .. } => {
+                    let at = if *at > 0 { format!("[{at}..]") } else { String::new() };
+                    let (n, one) = (weights.len(), matrices(&weights[..1]));
+                    writeln!(text, "{}{at} = experts {n}x {one} {}", name(out), name(input))
+                }
+                Op::Mix { input, out, .. } => writeln!(text, "{} = mix {}", name(out), name(input)),
                 Op::Add { input, scale, out } => writeln!(text, "{} += {} x{scale}", name(out), name(input)),
                 Op::Select { input, out } => writeln!(text, "{} = select {}", name(out), name(input)),
                 Op::ScaleLogits { scale, out, .. } => writeln!(text, "{} = scale x{scale}", name(out)),

@@ -2,7 +2,7 @@
 
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::Module;
-use crate::passes::{resolve, verify};
+use crate::passes::{fuse, resolve, verify};
 use crate::store::{Digest, Store, Stored, media};
 use crate::world::SystemWorld;
 
@@ -13,10 +13,13 @@ use crate::world::SystemWorld;
 /// A blob is damaged or missing, or the model is not complete.
 pub fn open(store: &Store, model: &Stored) -> Result<Module> {
     resolve::refuse_unsupported(model)?;
-    for layer in model.manifest.layers_of(media::MODEL) {
+    for layer in [media::MODEL, media::ADAPTER].into_iter().flat_map(|ty| model.manifest.layers_of(ty)) {
         check_blob(store, model, &layer.digest)?;
     }
-    let module = resolve::open_stored(&SystemWorld, store, model)?;
+    let mut module = resolve::open_stored(&SystemWorld, store, model)?;
+    if !module.adapters.is_empty() {
+        module = fuse::keep(module)?;
+    }
     verify::structure(&module)?;
     verify::family(&module)?;
     Ok(module)

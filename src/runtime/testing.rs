@@ -15,10 +15,18 @@ pub fn spec(bias: bool) -> DecoderSpec {
         vocab_size: 32,
         context_length: 64,
         embedding_scale: 1.0,
+        embedding_extras: EmbeddingExtras::default(),
         residual_scale: 1.0,
         tied_embeddings: true,
         norm: Norm { kind: NormKind::Rms, epsilon: 1e-5, placement: NormPlacement::Pre },
-        rope: Rope { kind: RopeKind::Norm, dims: 32, freq_base: 10_000.0, scaling: RopeScaling::None },
+        parallel: false,
+        rope: Rope {
+            kind: RopeKind::Norm,
+            dims: 32,
+            freq_base: 10_000.0,
+            scaling: RopeScaling::None,
+            local_freq_base: None,
+        },
         attention: Attention {
             head_count: 2,
             head_count_kv: 1,
@@ -27,7 +35,10 @@ pub fn spec(bias: bool) -> DecoderSpec {
             scale: 32f32.sqrt().recip(),
             qkv_bias: bias,
             output_bias: bias,
-            qk_norm: false,
+            fused: false,
+            qk_norm: None,
+            causal: true,
+            temperature: None,
             soft_cap: None,
             window: None,
         },
@@ -35,11 +46,13 @@ pub fn spec(bias: bool) -> DecoderSpec {
             length: 96,
             activation: Activation::Silu,
             gated: true,
+            fused: false,
             bias,
             experts: None,
         },
         logit_scale: 1.0,
         logit_soft_cap: None,
+        output: Output::Logits,
     }
 }
 
@@ -74,7 +87,7 @@ pub fn shapes(spec: &DecoderSpec) -> Vec<(String, Vec<usize>)> {
                 put(&format!("{name}.bias"), &[rows]);
             }
         }
-        if a.qk_norm {
+        if a.qk_norm.is_some() {
             put("attn_q_norm.weight", &[a.key_length]);
             put("attn_k_norm.weight", &[a.key_length]);
         }

@@ -25,6 +25,14 @@ enum Source {
 }
 
 impl Bytes {
+    /// A part of them; `None` when it is not within.
+    fn part(&self, part: Range<usize>) -> Option<Bytes> {
+        let start = self.range.start.checked_add(part.start)?;
+        let end = self.range.start.checked_add(part.end)?;
+        (start <= end && end <= self.range.end)
+            .then(|| Bytes { source: self.source.clone(), range: start..end })
+    }
+
     /// A range of a mapped file; `None` when it is not within the file.
     pub fn mapped(map: &Arc<Map>, range: Range<usize>) -> Option<Bytes> {
         map.get(range.clone())?;
@@ -100,6 +108,21 @@ impl Matrix {
         self.bytes.len()
     }
 
+    /// A row, as float32.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, row: usize) -> Vec<f32> {
+        let mut values = vec![0.0; self.cols];
+        mdl_kernels::ops::row::dequantize_row(
+            mdl_kernels::Level::current(),
+            &self.weight(),
+            row,
+            &mut values,
+        );
+        values
+    }
+
     /// The weight for the kernels.
     pub fn weight(&self) -> Weight<'_> {
         match Weight::new(self.ty, self.rows, self.cols, &self.bytes) {
@@ -143,6 +166,28 @@ impl Tensors {
         let Tensor { ty, bytes, .. } = tensor;
         Weight::new(ty, rows, cols, &bytes).map_err(|e| wrong(name, &format!("cannot be executed: {e}")))?;
         Ok(Matrix { name: name.into(), ty, rows, cols, bytes })
+    }
+
+    /// Takes the `count` matrices `[rows, cols]` of a tensor `[count, rows, cols]`.
+    ///
+    /// # Errors
+    /// As [`Tensors::matrix`].
+    pub fn matrices(&mut self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Vec<Matrix>> {
+        let Tensor { ty, bytes, .. } = self.take(name, &[count as u64, rows as u64, cols as u64])?;
+        let size = bytes.len() / count.max(1);
+        let label: Arc<str> = name.into();
+        let one = |i: usize| {
+            let part = bytes.part(i * size..(i + 1) * size).ok_or_else(|| wrong(name, "is too short"))?;
+            Weight::new(ty, rows, cols, &part)
+                .map_err(|e| wrong(name, &format!("cannot be executed: {e}")))?;
+            Ok(Matrix { name: label.clone(), ty, rows, cols, bytes: part })
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// The outermost dimension of a tensor that has not been taken yet.
+    pub fn rows(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name)?.shape.0.first().and_then(|n| usize::try_from(*n).ok())
     }
 
     /// Takes a vector of `len` values, as float32.

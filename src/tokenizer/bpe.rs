@@ -1,69 +1,18 @@
-//! Byte-pair encoding: merges neighbouring tokens, the earliest merge of the list first.
+//! Byte-level BPE: a piece starts as one token per byte, and the earliest merge of the list goes first.
 //!
-//! A piece starts as one token per byte. Candidates wait in a heap ordered by the merge's rank and
-//! then by place, so that a piece of n bytes takes O(n log n) however hostile it is. The result is
-//! that of the `tokenizers` library, to which the tests hold it; against its BPE model, this
+//! The result is that of the `tokenizers` library, to which the tests hold it; against its BPE model, this
 //! one needs no string per token and none per lookup, and reads a GGUF's arrays as they are.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
-
 use super::byte_level;
+use super::merge::{MAX_SYMBOLS, Merge, Merges, Scratch};
 use super::vocabulary::{BadToken, TokenType, Vocabulary, shown};
-
-/// A merge's place in the list; less is earlier.
-type Rank = u32;
 
 /// The merges of a vocabulary.
 #[derive(Debug)]
 pub(super) struct Bpe {
     byte_ids: [Option<u32>; 256],
-    ranks: HashMap<(u32, u32), Rank>,
-    /// The token that each merge makes.
-    made: Vec<u32>,
+    merges: Merges,
     ignore_merges: bool,
-}
-
-/// A token of a piece under way, in a doubly linked list.
-#[derive(Clone, Copy)]
-struct Symbol {
-    id: u32,
-    previous: u32,
-    /// The symbol itself once it has been merged into the one before.
-    next: u32,
-}
-
-/// No symbol.
-const NONE: u32 = u32::MAX;
-
-/// The most bytes that are merged as one piece: more than any context, and few enough to count in
-/// 32 bits.
-const MAX_PIECE: usize = 1 << 30;
-
-/// Buffers that a text's pieces share.
-#[derive(Default)]
-pub(super) struct Scratch {
-    symbols: Vec<Symbol>,
-    heap: Vec<Reverse<Candidate>>,
-    text: String,
-}
-
-/// A merge that may happen, as one number: earlier merges are less, then those further left.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Candidate(u64);
-
-impl Candidate {
-    fn new(rank: Rank, left: u32) -> Candidate {
-        Candidate(u64::from(rank) << 32 | u64::from(left))
-    }
-
-    fn rank(self) -> Rank {
-        (self.0 >> 32) as u32
-    }
-
-    fn left(self) -> u32 {
-        self.0 as u32
-    }
 }
 
 impl Bpe {
@@ -80,35 +29,8 @@ impl Bpe {
         for (byte, id) in (0..=255).zip(&mut byte_ids) {
             *id = vocabulary.id(byte_level::char_of(byte).encode_utf8(&mut [0; 4]));
         }
-        let mut ranks = HashMap::with_capacity(merges.len());
-        let mut made = Vec::with_capacity(merges.len());
-        let mut joined = String::new();
-        for (index, merge) in merges.enumerate() {
-            let bad = |reason| BadToken { index, reason };
-            let rank = u32::try_from(index).map_err(|_| bad("there are more merges than 2^32".into()))?;
-            let pair =
-                merge.split_once(' ').filter(|(l, r)| !l.is_empty() && !r.is_empty() && !r.contains(' '));
-            let (left, right) =
-                pair.ok_or_else(|| bad(format!("{} is not two tokens and a space between", shown(merge))))?;
-            joined.clear();
-            joined.push_str(left);
-            joined.push_str(right);
-            let id = |text: &str| {
-                let missing = || bad(format!("{} is not in the vocabulary", shown(text)));
-                vocabulary.id(text).ok_or_else(missing)
-            };
-            let (pair, id) = ((id(left)?, id(right)?), id(&joined)?);
-            made.push(id);
-            // Plain text must not become a control token; where those are parsed, the text never
-            // gets here.
-            if vocabulary.token_type(id) == Some(TokenType::Control) {
-                continue;
-            }
-            if let Some(first) = ranks.insert(pair, rank) {
-                return Err(bad(format!("{} is merge {first} already", shown(merge))));
-            }
-        }
-        Ok(Bpe { byte_ids, ranks, made, ignore_merges })
+        let merges = listed(vocabulary, merges)?;
+        Ok(Bpe { byte_ids, merges, ignore_merges })
     }
 
     /// Appends the tokens of one piece. A byte that is no token is left out, as in training.
@@ -120,78 +42,68 @@ impl Bpe {
         ids: &mut Vec<u32>,
     ) {
         if self.ignore_merges {
-            scratch.text.clear();
-            byte_level::write(piece.as_bytes(), &mut scratch.text);
-            let whole = vocabulary.id(&scratch.text);
+            let mut text = String::with_capacity(2 * piece.len());
+            byte_level::write(piece.as_bytes(), &mut text);
+            let whole = vocabulary.id(&text);
             if let Some(id) = whole.filter(|&id| vocabulary.token_type(id) != Some(TokenType::Control)) {
                 ids.push(id);
                 return;
             }
         }
-        for part in piece.as_bytes().chunks(MAX_PIECE) {
-            self.merge(part, scratch, ids);
+        for part in piece.as_bytes().chunks(MAX_SYMBOLS) {
+            let symbols = part.iter().filter_map(|&b| self.byte_ids[usize::from(b)]);
+            self.merges.merge(symbols, scratch, |id| ids.push(id));
         }
     }
+}
 
-    fn merge(&self, part: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let symbols = &mut scratch.symbols;
-        symbols.clear();
-        let known = part.iter().filter_map(|&b| self.byte_ids[usize::from(b)]);
-        symbols.extend(known.zip(0..).map(|(id, at)| Symbol {
-            id,
-            previous: if at == 0 { NONE } else { at - 1 },
-            next: at + 1,
-        }));
-        if let Some(last) = symbols.last_mut() {
-            last.next = NONE;
+/// The merges of a list, each of which makes a token of the vocabulary.
+fn listed<'m>(
+    vocabulary: &Vocabulary,
+    list: impl ExactSizeIterator<Item = &'m str>,
+) -> Result<Merges, BadToken> {
+    let mut pairs = Vec::with_capacity(list.len());
+    let mut made = Vec::with_capacity(list.len());
+    let mut joined = String::new();
+    for (index, text) in list.enumerate() {
+        let bad = |reason| BadToken { index, reason };
+        let rank = u32::try_from(index).map_err(|_| bad("there are more merges than 2^32".into()))?;
+        let pair = text.split_once(' ').filter(|(l, r)| !l.is_empty() && !r.is_empty() && !r.contains(' '));
+        let (left, right) =
+            pair.ok_or_else(|| bad(format!("{} is not two tokens and a space between", shown(text))))?;
+        joined.clear();
+        joined.push_str(left);
+        joined.push_str(right);
+        let id = |text: &str| {
+            let missing = || bad(format!("{} is not in the vocabulary", shown(text)));
+            vocabulary.id(text).ok_or_else(missing)
+        };
+        let (left, right, id) = (id(left)?, id(right)?, id(&joined)?);
+        made.push(id);
+        // Plain text must not become a control token; where those are parsed, the text never gets here.
+        if vocabulary.token_type(id) != Some(TokenType::Control) {
+            pairs.push((left, right, Merge { rank, made: id }, text));
         }
-        let mut first = std::mem::take(&mut scratch.heap);
-        let pairs = symbols.windows(2).zip(0..);
-        first.extend(
-            pairs.filter_map(|(pair, left)| self.candidate(left, pair[0].id, pair[1].id)).map(Reverse),
-        );
-        let mut heap = BinaryHeap::from(first);
-        while let Some(Reverse(candidate)) = heap.pop() {
-            let left = candidate.left();
-            let Symbol { id: left_id, previous, next: right } = symbols[left as usize];
-            if right == NONE || right == left {
-                continue;
-            }
-            let Symbol { id: right_id, next, .. } = symbols[right as usize];
-            // Neighbours may have changed since; the pair still has to become the same token.
-            let made = self.made[candidate.rank() as usize];
-            let rank = self.ranks.get(&(left_id, right_id));
-            if rank.is_none_or(|&rank| self.made[rank as usize] != made) {
-                continue;
-            }
-            symbols[right as usize].next = right;
-            symbols[left as usize].id = made;
-            symbols[left as usize].next = next;
-            if next != NONE {
-                symbols[next as usize].previous = left;
-                heap.extend(self.candidate(left, made, symbols[next as usize].id).map(Reverse));
-            }
-            if previous != NONE {
-                heap.extend(self.candidate(previous, symbols[previous as usize].id, made).map(Reverse));
-            }
+    }
+    let mut merges = Merges::new(pairs.len(), made);
+    for (left, right, merge, text) in pairs {
+        if let Some(first) = merges.insert(left, right, merge) {
+            let reason = format!("{} is merge {} already", shown(text), first.rank);
+            return Err(BadToken { index: merge.rank as usize, reason });
         }
-        scratch.heap = heap.into_vec();
-        ids.extend(symbols.iter().zip(0..).filter(|(s, at)| s.next != *at).map(|(s, _)| s.id));
     }
-
-    fn candidate(&self, left: u32, left_id: u32, right_id: u32) -> Option<Candidate> {
-        self.ranks.get(&(left_id, right_id)).map(|&rank| Candidate::new(rank, left))
-    }
+    Ok(merges)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::vocabulary::Alphabet;
     use super::*;
     use proptest::prelude::*;
     use tokenizers::Model;
 
     fn vocabulary(tokens: &[String]) -> Vocabulary {
-        Vocabulary::new(tokens, vec![TokenType::Normal; tokens.len()]).unwrap()
+        Vocabulary::new(tokens, vec![TokenType::Normal; tokens.len()], Alphabet::ByteLevel).unwrap()
     }
 
     fn strings(texts: &[&str]) -> Vec<String> {
@@ -218,7 +130,7 @@ mod tests {
         let tokens = strings(&["<", "s", ">", "<s", "<s>"]);
         let mut types = vec![TokenType::Normal; 5];
         types[4] = TokenType::Control;
-        let vocabulary = Vocabulary::new(&tokens, types).unwrap();
+        let vocabulary = Vocabulary::new(&tokens, types, Alphabet::ByteLevel).unwrap();
         for ignore_merges in [false, true] {
             let bpe = Bpe::new(&vocabulary, ["< s", "<s >"].into_iter(), ignore_merges).unwrap();
             let mut ids = Vec::new();

@@ -23,6 +23,10 @@ const ENDS: &[&str] = &[
     "<｜end▁of▁sentence｜>", // DeepSeek
     "<end_of_utterance>",    // SmolVLM
     "<|END_OF_TURN_TOKEN|>", // Command R
+    "<|flush|>",             // Solar Open
+    "<|calls|>",             // Solar Open: a tool is to answer
+    "<turn|>",               // Gemma 4
+    "[e~[",                  // MiniMax
 ];
 
 /// Those of the names above that end a user's or assistant's turn rather than a text: what
@@ -38,6 +42,21 @@ pub(super) fn ends_turn(text: &str) -> bool {
     ENDS_OF_TURN.contains(&text)
 }
 
+/// Makes control tokens of those that end a generation by their name but are called user-defined, or plain
+/// though written `<|...|>`, which some converters do: what a user writes must not end a turn.
+pub(super) fn retype(tokens: &[String], types: &mut [TokenType]) {
+    for (text, kind) in tokens.iter().zip(types) {
+        let other = match kind {
+            TokenType::UserDefined => true,
+            TokenType::Normal => text.starts_with("<|"),
+            _ => false,
+        };
+        if other && ENDS.contains(&text.as_str()) {
+            *kind = TokenType::Control;
+        }
+    }
+}
+
 /// Every control token whose name says that it ends a generation, by id.
 pub(super) fn named(vocabulary: &Vocabulary) -> Vec<u32> {
     let control = |text: &str| {
@@ -45,10 +64,10 @@ pub(super) fn named(vocabulary: &Vocabulary) -> Vec<u32> {
         (vocabulary.token_type(id) == Some(TokenType::Control)).then_some(id)
     };
     let mut ids: Vec<u32> = ENDS.iter().filter_map(|text| control(text)).collect();
-    // gpt-oss ends each of its messages with `<|end|>`, and goes on: only the other two end an answer.
+    // These end each of their messages with `<|end|>`, and go on: only the other two end an answer.
+    let goes_on = [["<|return|>", "<|call|>"], ["<|flush|>", "<|calls|>"]];
     if let Some(end) = control("<|end|>")
-        && control("<|return|>").is_some()
-        && control("<|call|>").is_some()
+        && goes_on.iter().any(|ends| ends.iter().all(|text| control(text).is_some()))
     {
         ids.retain(|&id| id != end);
     }
@@ -57,11 +76,14 @@ pub(super) fn named(vocabulary: &Vocabulary) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::vocabulary::Alphabet;
     use super::*;
 
     fn ends(tokens: &[(&str, TokenType)]) -> Vec<u32> {
         let texts: Vec<String> = tokens.iter().map(|(t, _)| t.to_string()).collect();
-        named(&Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect()).unwrap())
+        named(
+            &Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel).unwrap(),
+        )
     }
 
     #[test]

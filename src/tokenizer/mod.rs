@@ -3,36 +3,45 @@
 //! A [`Tokenizer`] is read from the arrays of a GGUF file. Text takes this way:
 //!
 //! ```text
-//! text ──special──▶ special tokens │ plain text          special.rs
-//! plain text ──(NFC)──▶ pieces                           pre_tokenizer.rs
-//! piece ──▶ one token per byte ──merges──▶ tokens        byte_level.rs, bpe.rs
-//! tokens ──▶ bytes ──▶ text                              vocabulary.rs, utf8_stream.rs
+//! text ──special──▶ special tokens │ plain text                    special.rs
+//! plain text ──▶ tokens, in one of four ways                       model.rs
+//!     gpt2   (NFC) ──▶ pieces ──▶ a token per byte ──merges──▶     pre_tokenizer/, byte_level.rs, bpe.rs
+//!     llama  spaces ──▶ characters ──best score first──▶           spaces.rs, sentencepiece.rs
+//!     t5     normal form, spaces ──most likely tokens──▶           charsmap.rs, spaces.rs, unigram.rs
+//!     bert   normal form ──▶ words ──longest tokens──▶             wordpiece.rs
+//! tokens ──▶ bytes ──▶ text                                        vocabulary.rs, utf8_stream.rs
 //! ```
 //!
-//! [`hf`] writes those arrays from a Hugging Face `tokenizer.json`.
+//! [`hf`] writes those arrays from Hugging Face's tokenizer files.
 
 mod bpe;
 mod byte_level;
+mod charsmap;
 mod end;
 pub mod hf;
+mod keys;
+mod merge;
 mod metadata;
+mod model;
 mod pre_tokenizer;
+mod sentencepiece;
+mod spaces;
 mod special;
+mod trie;
+mod unigram;
 mod utf8_stream;
 mod vocabulary;
+mod wordpiece;
+mod words;
 
 pub use utf8_stream::Utf8Stream;
 pub use vocabulary::TokenType;
 
-use std::borrow::Cow;
-
-use bpe::{Bpe, Scratch};
-use pre_tokenizer::PreTokenizer;
+use model::{Model, Scratch};
 use special::{Fragment, Special};
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use vocabulary::Vocabulary;
 
-use crate::diagnostic::Result;
+use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::Metadata;
 
 /// How [`Tokenizer::encode`] reads a text.
@@ -51,14 +60,16 @@ pub struct EncodeOptions {
 pub struct Tokenizer {
     vocabulary: Vocabulary,
     special: Special,
-    pre_tokenizer: &'static PreTokenizer,
-    bpe: Bpe,
+    model: Model,
     bos: Option<u32>,
     eos: Option<u32>,
-    add_bos: bool,
-    add_eos: bool,
+    /// What `add_special` puts before a text.
+    before: Vec<u32>,
+    /// What it puts after one.
+    after: Option<u32>,
     /// Sorted.
     end_of_generation: Vec<u32>,
+    warnings: Vec<Diagnostic>,
 }
 
 impl Tokenizer {
@@ -73,25 +84,27 @@ impl Tokenizer {
 
     /// The tokens of a text.
     ///
-    /// Takes time O(n log n) and memory O(n) in the bytes of the text. Bytes that the vocabulary has no
-    /// token for are left out, as they were in training; most vocabularies have all that UTF-8 uses.
+    /// Takes time O(n log n) and memory O(n) in the bytes of the text. Bytes that a byte-level vocabulary has
+    /// no token for are left out, as they were in training; most have all that UTF-8 uses. Other vocabularies
+    /// have a token for what is unknown.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
         let mut ids = Vec::new();
         let mut scratch = Scratch::default();
-        ids.extend(self.bos.filter(|_| options.add_special && self.add_bos));
+        if options.add_special {
+            ids.extend(&self.before);
+        }
+        let mut first = true;
         self.special.split(text, options.parse_special, |fragment| match fragment {
-            Fragment::Token(id) => ids.push(id),
+            Fragment::Token(id) => {
+                ids.push(id);
+                first = true;
+            }
             Fragment::Text(text) => {
-                let text = match self.pre_tokenizer.nfc && is_nfc_quick(text.chars()) != IsNormalized::Yes {
-                    true => Cow::Owned(text.nfc().collect()),
-                    false => Cow::Borrowed(text),
-                };
-                self.pre_tokenizer.split(&text, &mut |piece| {
-                    self.bpe.encode(&self.vocabulary, piece, &mut scratch, &mut ids);
-                });
+                self.model.encode(&self.vocabulary, text, first, &mut scratch, &mut ids);
+                first = false;
             }
         });
-        ids.extend(self.eos.filter(|_| options.add_special && self.add_eos));
+        ids.extend(self.after.filter(|_| options.add_special));
         ids
     }
 
@@ -101,10 +114,14 @@ impl Tokenizer {
         self.vocabulary.bytes(id).unwrap_or_default()
     }
 
-    /// The text of tokens, special ones included; bytes that are no UTF-8 become U+FFFD.
+    /// The text of tokens, special ones included, without the space that [`Tokenizer::encode`] may have put
+    /// before it; bytes that are no UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.decode_bytes(id)).copied().collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        let added = self.model.adds_space()
+            && ids.first().is_some_and(|&id| self.token_type(id) == Some(TokenType::Normal));
+        let bytes = bytes.strip_prefix(b" ").filter(|_| added).unwrap_or(&bytes);
+        String::from_utf8_lossy(bytes).into_owned()
     }
 
     /// A token as the vocabulary spells it, such as `Ġthe`; `None` for an id that is no token.
@@ -139,7 +156,12 @@ impl Tokenizer {
 
     /// True if [`EncodeOptions::add_special`] puts BOS first.
     pub fn adds_bos(&self) -> bool {
-        self.add_bos && self.bos.is_some()
+        !self.before.is_empty()
+    }
+
+    /// What the metadata leaves open and was guessed, as a person should know.
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
     }
 
     /// True if generation ends with this token: the ids that the metadata names as end of text, turn

@@ -3,6 +3,7 @@
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 use super::vocabulary::{BadToken, TokenType, Vocabulary};
+use crate::ir::Metadata;
 
 /// The most that the texts of all special tokens may take, in bytes: it bounds the automaton.
 const MAX_BYTES: usize = 4 << 20;
@@ -30,15 +31,56 @@ struct Automaton {
     search: AhoCorasick,
     /// The token of each pattern.
     ids: Vec<u32>,
+    strip: Strip,
+}
+
+/// Tokens that take the white space beside them. A GGUF cannot say which; a few models' are known by name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Strip {
+    /// Sorted ids of tokens that take what is before them.
+    left: Vec<u32>,
+    /// Sorted ids of tokens that take what follows.
+    right: Vec<u32>,
+}
+
+impl Strip {
+    pub(super) fn new(mut left: Vec<u32>, mut right: Vec<u32>) -> Strip {
+        left.sort_unstable();
+        right.sort_unstable();
+        Strip { left, right }
+    }
+
+    /// Those of the model that the metadata describes.
+    pub(super) fn known(metadata: &Metadata, vocabulary: &Vocabulary) -> Strip {
+        let text = |key: &str| metadata.str(key).unwrap_or_default();
+        let name = text("general.name").to_lowercase();
+        let mut strip = Strip::default();
+        if text("tokenizer.ggml.pre").starts_with("jina-v2")
+            || matches!(text("general.architecture"), "nomic-bert-moe" | "jina-bert-v3")
+        {
+            strip.left.extend(vocabulary.id("<mask>"));
+        } else if name.contains("modern-bert") || name.contains("modernbert") {
+            strip.left.extend(vocabulary.id("[MASK]"));
+        } else if text("tokenizer.ggml.model") == "llama"
+            && (text("general.architecture") == "phi3" || name.contains("phi-3"))
+        {
+            let keeps = |id| matches!(vocabulary.text(id), Some("<unk>" | "<s>" | "<|endoftext|>"));
+            let special = vocabulary.types().filter(|(_, kind)| {
+                matches!(kind, TokenType::Control | TokenType::UserDefined | TokenType::Unknown)
+            });
+            strip.right.extend(special.map(|(id, _)| id).filter(|&id| !keeps(id)));
+        }
+        strip
+    }
 }
 
 impl Special {
     /// # Errors
     /// The texts are longer in total than any model's.
-    pub(super) fn new(vocabulary: &Vocabulary) -> Result<Special, BadToken> {
+    pub(super) fn new(vocabulary: &Vocabulary, strip: &Strip) -> Result<Special, BadToken> {
         use TokenType::*;
-        let added = Automaton::new(vocabulary, &[UserDefined])?;
-        let all = Automaton::new(vocabulary, &[UserDefined, Control, Unknown])?;
+        let added = Automaton::new(vocabulary, &[UserDefined], strip)?;
+        let all = Automaton::new(vocabulary, &[UserDefined, Control, Unknown], strip)?;
         Ok(Special { added, all })
     }
 
@@ -54,11 +96,20 @@ impl Special {
         let mut at = 0;
         if let Some(automaton) = automaton {
             for found in automaton.search.find_iter(text) {
-                if at < found.start() {
-                    fragment(Fragment::Text(&text[at..found.start()]));
+                let id = automaton.ids[found.pattern().as_usize()];
+                // A token before may have taken white space that this one begins with.
+                let mut before = text.get(at..found.start()).unwrap_or_default();
+                if automaton.strip.left.binary_search(&id).is_ok() {
+                    before = before.trim_end();
                 }
-                fragment(Fragment::Token(automaton.ids[found.pattern().as_usize()]));
+                if !before.is_empty() {
+                    fragment(Fragment::Text(before));
+                }
+                fragment(Fragment::Token(id));
                 at = found.end();
+                if automaton.strip.right.binary_search(&id).is_ok() {
+                    at = text.len() - text[at..].trim_start().len();
+                }
             }
         }
         if at < text.len() {
@@ -68,7 +119,11 @@ impl Special {
 }
 
 impl Automaton {
-    fn new(vocabulary: &Vocabulary, types: &[TokenType]) -> Result<Option<Automaton>, BadToken> {
+    fn new(
+        vocabulary: &Vocabulary,
+        types: &[TokenType],
+        strip: &Strip,
+    ) -> Result<Option<Automaton>, BadToken> {
         let mut ids = Vec::new();
         let mut texts = Vec::new();
         let mut bytes = 0;
@@ -97,19 +152,21 @@ impl Automaton {
                 index: ids[0] as usize,
                 reason: format!("too many special tokens: {e}"),
             })?;
-        Ok(Some(Automaton { search, ids }))
+        Ok(Some(Automaton { search, ids, strip: strip.clone() }))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::vocabulary::Alphabet;
     use super::*;
     use TokenType::*;
 
     fn special(tokens: &[(&str, TokenType)]) -> Special {
         let texts: Vec<String> = tokens.iter().map(|(t, _)| t.to_string()).collect();
-        let vocabulary = Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect()).unwrap();
-        Special::new(&vocabulary).unwrap()
+        let vocabulary =
+            Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel).unwrap();
+        Special::new(&vocabulary, &Strip::default()).unwrap()
     }
 
     fn split(special: &Special, text: &str, parse_special: bool) -> String {
@@ -143,8 +200,8 @@ mod tests {
     #[test]
     fn the_automaton_is_bounded() {
         let texts = vec!["a".repeat(3 << 20), "b".repeat(3 << 20)];
-        let vocabulary = Vocabulary::new(&texts, vec![Control; 2]).unwrap();
-        let error = Special::new(&vocabulary).unwrap_err();
+        let vocabulary = Vocabulary::new(&texts, vec![Control; 2], Alphabet::ByteLevel).unwrap();
+        let error = Special::new(&vocabulary, &Strip::default()).unwrap_err();
         assert_eq!((error.index, error.reason.contains("4 MiB")), (1, true));
     }
 }

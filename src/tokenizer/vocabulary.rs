@@ -30,6 +30,18 @@ impl TokenType {
     }
 }
 
+/// How the texts of plain tokens are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alphabet {
+    /// A character for each byte; see [`byte_level`].
+    ByteLevel,
+    /// As they are, but for [`SPACE`].
+    Spaced,
+}
+
+/// What SentencePiece writes for a space: lower one eighth block.
+pub(super) const SPACE: char = '\u{2581}';
+
 /// Why a list of tokens is none.
 #[derive(Debug)]
 pub(super) struct BadToken {
@@ -53,7 +65,11 @@ impl Vocabulary {
     ///
     /// # Errors
     /// Two tokens have the same text, or there are more than ids.
-    pub(super) fn new(tokens: &[String], types: Vec<TokenType>) -> Result<Vocabulary, BadToken> {
+    pub(super) fn new(
+        tokens: &[String],
+        types: Vec<TokenType>,
+        alphabet: Alphabet,
+    ) -> Result<Vocabulary, BadToken> {
         let mut texts = Arena::default();
         let mut bytes = Arena::default();
         let mut ids: HashMap<Box<str>, u32> = HashMap::with_capacity(tokens.len());
@@ -63,12 +79,17 @@ impl Vocabulary {
             let id = u32::try_from(index).ok().filter(|&id| id <= i32::MAX as u32);
             let id = id.ok_or_else(|| bad("there are more tokens than 2^31".into()))?;
             texts.push(text.as_bytes());
-            let literal = matches!(kind, TokenType::Control | TokenType::UserDefined | TokenType::Unknown);
-            match byte_level::read(text) {
-                Some(read) if !literal => bytes.push(&read),
-                _ => bytes.push(text.as_bytes()),
+            use TokenType::*;
+            match (kind, alphabet) {
+                (Control | UserDefined | Unknown, _) => bytes.push(text.as_bytes()),
+                (Byte, _) if let Some(byte) = byte_of(text) => bytes.push(&[byte]),
+                (_, Alphabet::ByteLevel) => {
+                    bytes.push(byte_level::read(text).as_deref().unwrap_or(text.as_bytes()));
+                }
+                (_, Alphabet::Spaced) => bytes.push(text.replace(SPACE, " ").as_bytes()),
             }
-            if *kind == TokenType::Unused {
+            // Nothing leads to a token without a text.
+            if *kind == Unused || text.is_empty() {
                 continue;
             }
             if let Some(first) = ids.insert(text.as_str().into(), id) {
@@ -102,10 +123,34 @@ impl Vocabulary {
         self.ids.get(text).copied()
     }
 
+    /// The tokens of single bytes, `<0x00>` to `<0xFF>`, where there are such.
+    pub(super) fn byte_ids(&self) -> [Option<u32>; 256] {
+        let mut ids = [None; 256];
+        for (id, _) in self.types().filter(|(_, kind)| *kind == TokenType::Byte) {
+            if let Some(byte) = self.text(id).and_then(byte_of) {
+                ids[usize::from(byte)] = Some(id);
+            }
+        }
+        ids
+    }
+
+    /// The ids and texts of the tokens that plain text becomes, but for single bytes.
+    pub(super) fn plain(&self) -> impl Iterator<Item = (u32, &str)> {
+        let plain = self.types().filter(|(_, kind)| *kind == TokenType::Normal);
+        plain.filter_map(|(id, _)| Some((id, self.text(id)?)))
+    }
+
     /// Ids and types, in order.
     pub(super) fn types(&self) -> impl Iterator<Item = (u32, TokenType)> {
         self.types.iter().enumerate().map(|(id, &kind)| (id as u32, kind))
     }
+}
+
+/// The byte that a text like `<0x0A>` means.
+pub(super) fn byte_of(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    let hexadecimal = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    u8::from_str_radix(digits, 16).ok().filter(|_| hexadecimal)
 }
 
 /// A token's text for a message: quoted, and cut if it is long.
@@ -148,7 +193,20 @@ mod tests {
 
     fn vocabulary(tokens: &[(&str, TokenType)]) -> Result<Vocabulary, BadToken> {
         let texts: Vec<String> = tokens.iter().map(|(t, _)| t.to_string()).collect();
-        Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect())
+        Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel)
+    }
+
+    #[test]
+    fn spaces_and_bytes_are_read() {
+        let texts = ["▁a▁", "<0x0A>", "<0x0a>", "<0x0A>x", "▁"].map(String::from);
+        let v = Vocabulary::new(&texts, vec![Normal, Byte, Normal, Byte, UserDefined], Alphabet::Spaced);
+        let v = v.unwrap();
+        assert_eq!(v.bytes(0), Some(&b" a "[..]));
+        assert_eq!(v.bytes(1), Some(&b"\n"[..]));
+        assert_eq!(v.bytes(2), Some(&b"<0x0a>"[..]));
+        assert_eq!(v.bytes(3), Some(&b"<0x0A>x"[..]));
+        assert_eq!(v.bytes(4), Some("▁".as_bytes()));
+        assert_eq!((v.byte_ids()[10], v.byte_ids()[11]), (Some(1), None));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use mdl::formats::gguf::{GgufWriter, Layout};
 use mdl::ir::{Metadata, Shape, Value};
 use mdl::world::MemoryWorld;
 use mdl_kernels::TensorType;
+use proptest::prelude::*;
 
 use crate::bytes::{f32_safetensors, typed_safetensors};
 use crate::report::{check, report};
@@ -46,10 +47,10 @@ fn an_adapter_of_peft_is_read() {
     assert_eq!((adapter.kind, adapter.base_model.as_deref()), (AdapterKind::Peft, Some("base")));
     let [pair] = adapter.pairs.as_slice() else { panic!("{:?}", adapter.pairs) };
     assert_eq!(pair.target, "model.layers.0.self_attn.q_proj");
-    assert_eq!((pair.scale, pair.rank, pair.transposed), (2.0, 4, false));
+    assert_eq!((pair.scale, pair.rank, pair.b.transposed), (2.0, 4, false));
     assert_eq!((pair.rows(), pair.columns()), (32, 16));
-    assert_eq!(pair.a.tensor.name, format!("{Q}.lora_A.weight"));
-    assert_eq!(adapter.files[pair.a.file].path, Path::new("/a/adapter_model.safetensors"));
+    assert_eq!(pair.a.tensor.tensor.name, format!("{Q}.lora_A.weight"));
+    assert_eq!(adapter.files[pair.a.tensor.file].path, Path::new("/a/adapter_model.safetensors"));
 }
 
 #[test]
@@ -59,18 +60,18 @@ fn an_adapter_of_mlx_is_read() {
     let adapter = open(MLX, "adapters.safetensors", f32_safetensors(tensors)).unwrap();
     let pair = &adapter.pairs[0];
     assert_eq!((adapter.kind, pair.target.as_str()), (AdapterKind::Mlx, "model.layers.0.mlp.up_proj"));
-    assert_eq!((pair.scale, pair.rank, pair.transposed), (20.0, 4, true));
+    assert_eq!((pair.scale, pair.rank, pair.b.transposed), (20.0, 4, true));
     assert_eq!((pair.rows(), pair.columns()), (32, 16));
 }
 
 #[test]
 fn square_matrices_are_stored_as_their_maker_does() {
     let names = ["q.lora_a", "q.lora_b"].map(|name| (name, &[4u64, 4] as &[u64]));
-    assert!(open(MLX, "adapters.safetensors", f32_safetensors(&names)).unwrap().pairs[0].transposed);
-    assert!(!peft(PEFT, &pair(Q, [4, 4], [4, 4])).unwrap().pairs[0].transposed);
+    assert!(open(MLX, "adapters.safetensors", f32_safetensors(&names)).unwrap().pairs[0].b.transposed);
+    assert!(!peft(PEFT, &pair(Q, [4, 4], [4, 4])).unwrap().pairs[0].b.transposed);
     // Of A [4, 4] and B [32, 4] only B tells.
-    assert!(!peft(PEFT, &pair(Q, [4, 4], [32, 4])).unwrap().pairs[0].transposed);
-    assert!(peft(PEFT, &pair(Q, [4, 4], [4, 32])).unwrap().pairs[0].transposed);
+    assert!(!peft(PEFT, &pair(Q, [4, 4], [32, 4])).unwrap().pairs[0].b.transposed);
+    assert!(peft(PEFT, &pair(Q, [4, 4], [4, 32])).unwrap().pairs[0].b.transposed);
 }
 
 #[test]
@@ -134,7 +135,7 @@ const GGUF_PAIR: Tensors<'static> =
 #[test]
 fn an_adapter_in_gguf_is_read() {
     let adapter = gguf(&gguf_keys(8.0), GGUF_PAIR).unwrap();
-    assert_eq!((adapter.kind, adapter.base_model.as_deref()), (AdapterKind::Gguf, Some("llama")));
+    assert_eq!((adapter.kind, adapter.architecture.as_deref()), (AdapterKind::Gguf, Some("llama")));
     let pair = &adapter.pairs[0];
     assert_eq!((pair.target.as_str(), pair.scale, pair.rank), ("blk.0.attn_q", 2.0, 4));
     assert_eq!((pair.rows(), pair.columns()), (32, 16));
@@ -150,7 +151,8 @@ fn what_cannot_be_fused_is_refused_by_name() {
     };
 
     for (key, value) in [
-        ("use_dora", "true"),
+        ("use_bdlora", "{}"),
+        ("kasa_config", "{\"beta\": 1}"),
         ("lora_bias", "true"),
         ("use_qalora", "true"),
         ("layer_replication", "[[0, 4], [2, 8]]"),
@@ -161,14 +163,11 @@ fn what_cannot_be_fused_is_refused_by_name() {
         let config = PEFT.replace("\"use_dora\": false,", "");
         case(key, peft(&format!("{{\"{key}\": {value}, {}", &config[1..]), &good()));
     }
-    case("bias", peft(&PEFT.replace("none", "lora_only"), &good()));
-    case("modules_to_save", peft(&PEFT.replace("null", "[\"lm_head\"]"), &good()));
-    case(
-        "fan_in_fan_out",
-        peft(&PEFT.replace("\"fan_in_fan_out\": false", "\"fan_in_fan_out\": true"), &good()),
-    );
+    case("bias", peft(&PEFT.replace("none", "some"), &good()));
+    for method in ["IA3", "LOHA", "LOKR", "PROMPT_TUNING", "NEW"] {
+        case(method, peft(&PEFT.replace("LORA", method), &good()));
+    }
     case("init pissa", peft(&PEFT.replace("weights\": true", "weights\": \"pissa\""), &good()));
-    case("peft_type", peft(&PEFT.replace("LORA", "IA3"), &good()));
     case("r 0", peft(&PEFT.replace("\"r\": 4", "\"r\": 0"), &good()));
     case("r -1", peft(&PEFT.replace("\"r\": 4", "\"r\": -1"), &good()));
     case("r 2^31", peft(&PEFT.replace("\"r\": 4", "\"r\": 2147483648"), &good()));
@@ -182,6 +181,7 @@ fn what_cannot_be_fused_is_refused_by_name() {
     case("pattern looks ahead", peft(&with(r#""alpha_pattern": {"q(?!_proj)": 4}"#), &good()));
     case("neither PEFT nor MLX", peft("{}", &good()));
     case("MLX DoRA", peft(&MLX.replace("\"lora\"", "\"dora\""), &good()));
+    case("MLX of another kind", peft(&MLX.replace("\"lora\"", "\"ia3\""), &good()));
     case("MLX without parameters", peft(r#"{"fine_tune_type": "lora"}"#, &good()));
     case("MLX alpha and scale", peft(&MLX.replace("\"rank\"", "\"alpha\": 16, \"rank\""), &good()));
 
@@ -193,10 +193,51 @@ fn what_cannot_be_fused_is_refused_by_name() {
     let named = |name: &str| [good(), vec![(name.to_owned(), vec![4, 4])]].concat();
     case("two As", peft(PEFT, &named(&format!("{Q}.lora_A.default.weight"))));
     case("embedding", peft(PEFT, &named("base_model.model.model.embed_tokens.lora_embedding_A")));
-    case("magnitude", peft(PEFT, &named(&format!("{Q}.lora_magnitude_vector"))));
-    case("magnitude of MLX", peft(PEFT, &named("model.layers.0.self_attn.q_proj.m")));
-    case("saved module", peft(PEFT, &named("base_model.model.lm_head.modules_to_save.weight")));
-    case("another tensor", peft(PEFT, &named("base_model.model.lm_head.weight")));
+    let vector = |name: &str, n: u64| [good(), vec![(name.to_owned(), vec![n])]].concat();
+    let magnitude = format!("{Q}.lora_magnitude_vector");
+    let dora = PEFT.replace("dora\": false", "dora\": true");
+    case("magnitude without DoRA", peft(PEFT, &vector(&magnitude, 32)));
+    case("magnitude of another size", peft(&dora, &vector(&magnitude, 16)));
+    case("magnitude is a matrix", peft(&dora, &named(&magnitude)));
+    case("magnitude alone", peft(&dora, &[(magnitude.clone(), vec![32])]));
+    case("no magnitude", peft(&dora, &good()));
+    case("DoRA of an embedding", {
+        let name = |part: &str| format!("base_model.model.model.embed_tokens.lora_{part}");
+        let tensors = [
+            (name("embedding_A"), vec![4, 9]),
+            (name("embedding_B"), vec![6, 4]),
+            (name("magnitude_vector"), vec![6]),
+        ];
+        peft(&dora, &tensors)
+    });
+    case(
+        "two kinds of factors",
+        peft(
+            PEFT,
+            &[named(&format!("{Q}.lora_embedding_A")), named(&format!("{Q}.lora_embedding_B"))[2..].to_vec()]
+                .concat(),
+        ),
+    );
+    case("not a target", peft(&with(r#""target_modules": ["k_proj", "proj"]"#), &good()));
+    case("not a target pattern", peft(&with(r#""target_modules": ".*k_proj""#), &good()));
+    case("whole bias", peft(PEFT, &vector(&format!("{Q}.base_layer.bias"), 32)));
+    case("bias of B", peft(PEFT, &vector(&format!("{Q}.lora_B.bias"), 32)));
+    case("original module", peft(PEFT, &named("base_model.model.lm_head.original_module.weight")));
+    case(
+        "whole twice",
+        peft(
+            PEFT,
+            &[
+                named("base_model.model.lm_head.weight"),
+                vec![("lm_head.modules_to_save.weight".to_owned(), vec![4, 4])],
+            ]
+            .concat(),
+        ),
+    );
+    case("another whole tensor", peft(PEFT, &named("base_model.model.norm.weight")));
+    for name in ["hada_w1_a", "lokr_w1", "ia3_l", "trainable_tokens_delta", "lora_E"] {
+        case(name, peft(PEFT, &named(&format!("{Q}.{name}"))));
+    }
     case("no module", peft(PEFT, &named(".lora_A.weight")));
     let conv = vec![
         (format!("{Q}.lora_A.weight"), vec![4, 16, 3, 3]),
@@ -237,8 +278,82 @@ fn what_cannot_be_fused_is_refused_by_name() {
         gguf(&gguf_keys(8.0), &[GGUF_PAIR[0], ("blk.0.attn_q.weight.lora_b", &[32, 8])]),
     );
     case("GGUF embedding", gguf(&gguf_keys(8.0), &[("token_embd.weight.lora_a", &[4, 16])]));
+    case(
+        "GGUF embedding of another rank",
+        gguf(
+            &gguf_keys(8.0),
+            &[("token_embd.weight.lora_a", &[16, 4]), ("token_embd.weight.lora_b", &[8, 3])],
+        ),
+    );
     case("GGUF experts", gguf(&gguf_keys(8.0), &[("blk.0.ffn_up_exps.weight.lora_a", &[2, 4, 16])]));
     case("GGUF another tensor", gguf(&gguf_keys(8.0), &[("blk.0.attn_q.weight", &[4, 16])]));
     case("GGUF no tensors", gguf(&gguf_keys(8.0), &[]));
     check("formats_malformed_adapters", &text);
+}
+
+/// Names and shapes as adapters have them, and a little otherwise.
+fn tensor() -> impl Strategy<Value = (String, Vec<u64>)> {
+    let prefix = prop::sample::select(vec!["base_model.model.", "", "base_model."]);
+    let module = prop::sample::select(vec![
+        "model.layers.0.self_attn.q_proj",
+        "model.embed_tokens",
+        "lm_head",
+        "m",
+        "",
+    ]);
+    let wrapper =
+        prop::sample::select(vec!["", ".base_layer", ".modules_to_save", ".modules_to_save.default"]);
+    let end = prop::sample::select(vec![
+        ".lora_A.weight",
+        ".lora_B.weight",
+        ".lora_A.default.weight",
+        ".lora_a",
+        ".lora_b",
+        ".lora_embedding_A",
+        ".lora_embedding_B",
+        ".lora_magnitude_vector",
+        ".lora_magnitude_vector.weight",
+        ".m",
+        ".weight",
+        ".bias",
+        ".lora_B.bias",
+        ".",
+        "",
+    ]);
+    let dims = prop::collection::vec(prop::sample::select(vec![1u64, 2, 4, 8]), 0..4);
+    (prefix, module, wrapper, end, dims)
+        .prop_map(|(prefix, module, wrapper, end, dims)| (format!("{prefix}{module}{wrapper}{end}"), dims))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the tensors: an error, or factors that go together and a length for each row.
+    #[test]
+    fn what_is_read_goes_together(
+        tensors in prop::collection::vec(tensor(), 1..6),
+        config in prop::sample::select(vec![
+            PEFT.to_owned(),
+            MLX.to_owned(),
+            MLX.replace("\"lora\"", "\"dora\""),
+            MLX.replace("\"lora\"", "\"full\""),
+            PEFT.replace("dora\": false", "dora\": true"),
+            PEFT.replace("null", "[\"lm_head\", \"\"]").replace("none", "all"),
+        ]),
+    ) {
+        let mut tensors = tensors;
+        tensors.sort();
+        tensors.dedup_by(|a, b| a.0 == b.0);
+        if tensors.iter().all(|(name, _)| !name.is_empty()) && let Ok(adapter) = peft(&config, &tensors) {
+            prop_assert!(!adapter.pairs.is_empty() || !adapter.whole.is_empty());
+            for pair in &adapter.pairs {
+                prop_assert_eq!((pair.a.rows(), pair.b.columns()), (pair.rank, pair.rank));
+                prop_assert!(pair.scale.is_finite() && pair.scale != 0.0);
+                let lengths = pair.magnitude.as_ref().map(|m| m.tensor.shape.len());
+                prop_assert!(lengths.is_none_or(|n| n == pair.rows()));
+            }
+            let parts = adapter.pairs.iter().map(|p| if p.magnitude.is_some() { 3 } else { 2 }).sum::<usize>();
+            prop_assert_eq!(parts + adapter.whole.len(), tensors.len(), "nothing is passed over");
+        }
+    }
 }

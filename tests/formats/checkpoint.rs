@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use mdl::formats::checkpoint::{Checkpoint, Weights, read_config, read_optional};
 use mdl::world::{EntryKind, File, MemoryWorld, Stamp, SystemWorld, World};
 
+use crate::archive::{pickled, pytorch};
 use crate::bytes::f32_safetensors;
 use crate::report::{check, report};
 
@@ -65,6 +66,40 @@ fn the_first_group_that_has_files_counts() {
     );
 }
 
+/// PyTorch's files come after Safetensors and before GGUF, where they are archives.
+#[test]
+fn pytorch_files_have_their_place_in_the_order() {
+    let find = |files: &[&'static str], contents: &[u8]| {
+        let files: Vec<_> = files.iter().map(|name| (*name, contents.to_vec())).collect();
+        Weights::find(&world(&files), Path::new("/m"))
+    };
+    let torch = |names: &[&str]| Ok(Weights::Torch(names.iter().map(|n| (*n).to_owned()).collect()));
+    let zip = b"PK\x03\x04";
+    let bins = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"];
+    assert_eq!(find(&[bins[0], bins[1], "consolidated.00.pth", "x.gguf"], zip), torch(&bins));
+    assert_eq!(find(&["consolidated.00.pth", "x.gguf", "model.pt"], zip), torch(&["consolidated.00.pth"]));
+    assert_eq!(find(&["training_args.bin", "optimizer.pt", "model.pt"], zip), torch(&["model.pt"]));
+    let gguf = Ok(Weights::Gguf(vec!["x.gguf".to_owned()]));
+    assert_eq!(find(&["pytorch_model.bin", "x.gguf"], b"\x80\x02"), gguf);
+    assert_eq!(find(&["training_args.bin", "x.gguf"], zip), gguf);
+    assert_eq!(find(&["pytorch_model.bin"], b"\x80\x02"), torch(&["pytorch_model.bin"]));
+}
+
+#[test]
+fn a_sharded_pytorch_checkpoint_is_opened() {
+    const FIRST: &str = "pytorch_model-00001-of-00002.bin";
+    const SECOND: &str = "pytorch_model-00002-of-00002.bin";
+    let file = |name: &str| pytorch(&pickled(&[name], |_| {}), &[0; 16]);
+    let index = index(&[("a", FIRST), ("b", SECOND)]);
+    let files = [(FIRST, file("a")), (SECOND, file("b")), ("pytorch_model.bin.index.json", index)];
+    for files in [&files[..], &files[..2]] {
+        let checkpoint = Checkpoint::open(&world(files), Path::new("/m")).unwrap();
+        let names: Vec<_> = checkpoint.tensors().map(|(file, t)| (file, t.name.as_str())).collect();
+        assert_eq!(names, [(0, "a"), (1, "b")]);
+    }
+    assert!(Checkpoint::open(&world(&files[1..]), Path::new("/m")).is_err());
+}
+
 #[test]
 fn a_sharded_checkpoint_is_opened() {
     let files = [(ONE, weights("a")), (TWO, weights("b")), (INDEX, index(&[("a", ONE), ("b", TWO)]))];
@@ -93,6 +128,11 @@ fn directories_that_are_wrong_are_refused() {
     let cases: Vec<(&str, Files)> = vec![
         ("nothing there", vec![("readme.md", vec![])]),
         ("only PyTorch", vec![("pytorch_model-00001-of-00002.bin", b"PK\x03\x04".to_vec())]),
+        ("PyTorch's older format", vec![("pytorch_model.bin", b"\x80\x02\x8a\x0a".to_vec())]),
+        ("weights for two devices", {
+            let part = pytorch(&pickled(&["w"], |_| {}), &[0; 16]);
+            vec![("consolidated.00.pth", part.clone()), ("consolidated.01.pth", part)]
+        }),
         ("only .pth", vec![("consolidated.00.pth", b"PK\x03\x04".to_vec())]),
         ("GGUF files", vec![("m.gguf", b"GGUF".to_vec())]),
         ("a pickle named .safetensors", vec![("model.safetensors", b"PK\x03\x04\x14\0\0\0\x08\0".to_vec())]),

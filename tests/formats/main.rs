@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod adapter;
+mod archive;
 mod bytes;
 mod checkpoint;
 mod config;
@@ -13,3 +14,4 @@ mod imatrix;
 mod interop;
 mod report;
 mod safetensors;
+mod torch;

@@ -45,13 +45,19 @@ macro_rules! each {
     }};
 }
 
-/// What a feed-forward network applies to its gate.
+/// What a feed-forward network applies to its gate, or to its hidden layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x / (1 + e^-x)`.
     Silu,
     /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`.
     GeluTanh,
+    /// `x / 2 (1 + erf(x / sqrt(2)))`.
+    GeluErf,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2`.
+    ReluSquared,
 }
 
 #[inline(always)]
@@ -68,28 +74,53 @@ fn gelu_tanh<S: Simd>(s: S, x: S::F) -> S::F {
     s.div(x, s.add(s.splat(1.0), e))
 }
 
+/// GELU by the error function, of which Abramowitz and Stegun 7.1.26 gives the complement within 1.5e-7:
+/// `erfc(z) = (a1 t + ... + a5 t^5) e^(-z^2)`, `t = 1 / (1 + p z)`, for z of 0 or more.
+#[inline(always)]
+fn gelu_erf<S: Simd>(s: S, x: S::F) -> S::F {
+    let z = s.mul(s.abs(x), s.splat(std::f32::consts::FRAC_1_SQRT_2));
+    let t = s.div(s.splat(1.0), s.fma(z, s.splat(0.327_591_1), s.splat(1.0)));
+    let mut p = s.splat(1.061_405_4);
+    for a in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
+        p = s.fma(p, t, s.splat(a));
+    }
+    let tail = s.mul(s.mul(p, t), exp(s, s.sub(s.splat(0.0), s.mul(z, z))));
+    // x >= 0: x - x tail / 2; x < 0: x tail / 2.
+    let half = s.mul(s.mul(s.abs(x), s.splat(0.5)), tail);
+    s.sub(s.max(s.splat(0.0), x), half)
+}
+
+/// `x[i] = activation(x[i])`.
+pub fn activate(level: Level, activation: Activation, x: &mut [f32]) {
+    macro_rules! run {
+        ($s:ident, $v:ident => $f:expr) => {{
+            #[inline(always)]
+            fn body<S: Simd>($s: S, x: &mut [f32]) {
+                each!($s, x, $v => $f);
+            }
+            on_level!(level, body(x: &mut [f32]));
+        }};
+    }
+    match activation {
+        Activation::Silu => run!(s, v => silu(s, v)),
+        Activation::GeluTanh => run!(s, v => gelu_tanh(s, v)),
+        Activation::GeluErf => run!(s, v => gelu_erf(s, v)),
+        // A NaN is the second operand, so it stays.
+        Activation::Relu => run!(s, v => s.max(s.splat(0.0), v)),
+        Activation::ReluSquared => run!(s, v => {
+            let v = s.max(s.splat(0.0), v);
+            s.mul(v, v)
+        }),
+    }
+}
+
 /// `gate[i] = activation(gate[i]) * up[i]`.
 ///
 /// # Panics
 /// If the lengths differ.
 pub fn gated(level: Level, activation: Activation, gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len(), "gate and up are of one length");
-    match activation {
-        Activation::Silu => {
-            #[inline(always)]
-            fn body<S: Simd>(s: S, gate: &mut [f32]) {
-                each!(s, gate, v => silu(s, v));
-            }
-            on_level!(level, body(gate: &mut [f32]));
-        }
-        Activation::GeluTanh => {
-            #[inline(always)]
-            fn body<S: Simd>(s: S, gate: &mut [f32]) {
-                each!(s, gate, v => gelu_tanh(s, v));
-            }
-            on_level!(level, body(gate: &mut [f32]));
-        }
-    }
+    activate(level, activation, gate);
     gate.iter_mut().zip(up).for_each(|(g, u)| *g *= u);
 }
 
@@ -190,6 +221,8 @@ mod tests {
             gate
         };
         let (silu, gelu) = (run(Activation::Silu), run(Activation::GeluTanh));
+        let (erf, relu, squared) =
+            (run(Activation::GeluErf), run(Activation::Relu), run(Activation::ReluSquared));
         let exact_silu = |x: f64| x / (1.0 + (-x).exp());
         let exact_gelu = |x: f64| {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
@@ -203,6 +236,8 @@ mod tests {
             close(silu[i], exact_silu(v64));
             close(gelu[i], exact_gelu(v64));
             close(capped[i], 15.0 * (v64 / 15.0).tanh());
+            close(erf[i], 0.5 * v64 * (1.0 + libm::erf(v64 / 2f64.sqrt())));
+            assert_eq!((relu[i], squared[i]), (v.max(0.0), v.max(0.0) * v.max(0.0)));
         }
     }
 
@@ -212,7 +247,13 @@ mod tests {
         for n in [0, 1, 15, 16, 17, 1000] {
             for x in [random.floats(n), random.hostile(n)] {
                 let up = random.floats(n);
-                for activation in [Activation::Silu, Activation::GeluTanh] {
+                for activation in [
+                    Activation::Silu,
+                    Activation::GeluTanh,
+                    Activation::GeluErf,
+                    Activation::Relu,
+                    Activation::ReluSquared,
+                ] {
                     let run = |level| {
                         let mut gate = x.clone();
                         gated(level, activation, &mut gate, &up);

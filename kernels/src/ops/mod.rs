@@ -10,10 +10,10 @@
 //! | [`activation`] | activations as blocks of int8, the other side of a quantized weight |
 //! | [`matmul`] | weights times activations |
 //! | [`kv_quantized`] | keys and values in four or eight bits |
-//! | [`norm`] | root-mean-square norm |
+//! | [`norm`] | root-mean-square norm, layer norm |
 //! | [`rope`] | rotary position embedding |
 //! | [`attention`] | attention over the KV cache |
-//! | [`elementwise`] | sums, SiLU, GELU, scaling, float16 |
+//! | [`elementwise`] | sums, activations, scaling, float16 |
 //! | [`row`] | a row of any weight as float32 |
 
 pub mod activation;

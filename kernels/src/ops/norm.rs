@@ -1,4 +1,4 @@
-//! Root-mean-square norm.
+//! Root-mean-square norm and layer norm.
 
 use super::on_level;
 use super::simd::{LANES, Simd};
@@ -10,7 +10,7 @@ use crate::Level;
 /// If the lengths differ or are 0.
 pub fn rms_norm(level: Level, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     assert!(!x.is_empty() && x.len() == weight.len() && x.len() == out.len(), "a norm keeps the length");
-    let scale = scale(level, x, epsilon);
+    let scale = rms_scale(level, x, epsilon);
     for ((o, x), w) in out.iter_mut().zip(x).zip(weight) {
         *o = x * scale * w;
     }
@@ -22,13 +22,35 @@ pub fn rms_norm(level: Level, x: &[f32], weight: &[f32], epsilon: f32, out: &mut
 /// If the lengths differ or are 0.
 pub fn rms_norm_in_place(level: Level, x: &mut [f32], weight: &[f32], epsilon: f32) {
     assert!(!x.is_empty() && x.len() == weight.len(), "a norm keeps the length");
-    let scale = scale(level, x, epsilon);
+    let scale = rms_scale(level, x, epsilon);
     for (x, w) in x.iter_mut().zip(weight) {
         *x = *x * scale * w;
     }
 }
 
-fn scale(level: Level, x: &[f32], epsilon: f32) -> f32 {
+/// `1 / sqrt(mean(x^2) + epsilon)`: what a norm multiplies with before its weight.
+pub fn rms_scale(level: Level, x: &[f32], epsilon: f32) -> f32 {
+    let squares = sum_of_squares(level, x);
+    1.0 / (squares / x.len() as f32 + epsilon).sqrt()
+}
+
+/// `x[i] = (x[i] - mean(x)) / sqrt(var(x) + epsilon) * weight[i] + bias[i]`.
+///
+/// # Panics
+/// If the lengths differ or are 0.
+pub fn layer_norm_in_place(level: Level, x: &mut [f32], weight: &[f32], bias: Option<&[f32]>, epsilon: f32) {
+    assert!(!x.is_empty() && x.len() == weight.len(), "a norm keeps the length");
+    let mean = sum(level, x) / x.len() as f32;
+    x.iter_mut().for_each(|v| *v -= mean);
+    let scale = rms_scale(level, x, epsilon);
+    x.iter_mut().zip(weight).for_each(|(v, w)| *v = *v * scale * w);
+    if let Some(bias) = bias {
+        assert_eq!(x.len(), bias.len(), "a norm keeps the length");
+        x.iter_mut().zip(bias).for_each(|(v, b)| *v += b);
+    }
+}
+
+fn sum_of_squares(level: Level, x: &[f32]) -> f32 {
     #[inline(always)]
     fn body<S: Simd>(s: S, x: &[f32]) -> f32 {
         let (chunks, rest) = x.as_chunks::<LANES>();
@@ -45,8 +67,22 @@ fn scale(level: Level, x: &[f32], epsilon: f32) -> f32 {
         }
         s.sum(sum)
     }
-    let squares = on_level!(level, body(x: &[f32]) -> f32);
-    1.0 / (squares / x.len() as f32 + epsilon).sqrt()
+    on_level!(level, body(x: &[f32]) -> f32)
+}
+
+fn sum(level: Level, x: &[f32]) -> f32 {
+    #[inline(always)]
+    fn body<S: Simd>(s: S, x: &[f32]) -> f32 {
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        let mut last = [0.0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        let mut sum = s.load(&last);
+        for chunk in chunks {
+            sum = s.add(sum, s.load(chunk));
+        }
+        s.sum(sum)
+    }
+    on_level!(level, body(x: &[f32]) -> f32)
 }
 
 #[cfg(test)]
@@ -64,6 +100,24 @@ mod tests {
     }
 
     #[test]
+    fn layer_norm_is_that_of_float64() {
+        let mut random = Random(3);
+        for n in [1, 16, 40, 768] {
+            let x: Vec<f32> = random.floats(n).iter().map(|v| v + 3.0).collect();
+            let (weight, bias) = (random.floats(n), random.floats(n));
+            let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / n as f64;
+            let variance = x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n as f64;
+            let mut out = x.clone();
+            layer_norm_in_place(Level::Portable, &mut out, &weight, Some(&bias), 1e-5);
+            for i in 0..n {
+                let exact = (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i])
+                    + f64::from(bias[i]);
+                assert!((f64::from(out[i]) - exact).abs() < 2e-5, "{n} {i}: {} {exact}", out[i]);
+            }
+        }
+    }
+
+    #[test]
     fn levels_agree() {
         let mut random = Random(4);
         for n in [1, 15, 16, 17, 100] {
@@ -75,6 +129,12 @@ mod tests {
                     let mut out = x.clone();
                     rms_norm_in_place(level, &mut out, &weight, 1e-5);
                     assert_eq!(bits(&out), bits(&expected));
+                    let centred = |level| {
+                        let mut out = x.clone();
+                        layer_norm_in_place(level, &mut out, &weight, Some(&weight), 1e-5);
+                        bits(&out)
+                    };
+                    assert_eq!(centred(level), centred(Level::Portable));
                 }
             }
         }

@@ -13,6 +13,7 @@ pub enum RopeKind {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frequencies {
     values: Vec<f64>,
+    magnitude: f32,
 }
 
 impl Frequencies {
@@ -22,7 +23,18 @@ impl Frequencies {
     pub fn new(dims: usize, base: f64, divisor: impl Fn(usize) -> f64) -> Frequencies {
         let values =
             (0..dims / 2).map(|i| libm::pow(base, -2.0 * i as f64 / dims as f64) / divisor(i)).collect();
-        Frequencies { values }
+        Frequencies { values, magnitude: 1.0 }
+    }
+
+    /// The same turns, after which the length of a pair is `magnitude` times what it was: YaRN's and
+    /// LongRoPE's temperature of attention.
+    pub fn with_magnitude(self, magnitude: f32) -> Frequencies {
+        Frequencies { magnitude, ..self }
+    }
+
+    /// The turns without the change of length.
+    pub fn pure(&self) -> Frequencies {
+        self.clone().with_magnitude(1.0)
     }
 
     /// Pairs that turn.
@@ -30,7 +42,7 @@ impl Frequencies {
         self.values.len()
     }
 
-    /// Writes cosine and sine of each pair's angle at `position`, one after the other:
+    /// Writes cosine and sine of each pair's angle at `position`, one after the other, times the magnitude:
     /// `[pairs, 2]`. A negative position turns back.
     ///
     /// # Panics
@@ -39,7 +51,7 @@ impl Frequencies {
         assert_eq!(table.len(), 2 * self.values.len(), "a table has two values for each pair");
         for (pair, frequency) in table.as_chunks_mut::<2>().0.iter_mut().zip(&self.values) {
             let (sin, cos) = libm::sincos(position as f64 * frequency);
-            *pair = [cos as f32, sin as f32];
+            *pair = [cos as f32 * self.magnitude, sin as f32 * self.magnitude];
         }
     }
 }
@@ -91,6 +103,15 @@ mod tests {
         assert!((norm[6] + 2.0 * angle.sin() as f32).abs() < 1e-6 && norm[8] == 5.0);
         let neox = turned(RopeKind::Neox, &head, 3);
         assert_eq!((neox[0], neox[4]), (3f64.cos() as f32, 3f64.sin() as f32));
+    }
+
+    #[test]
+    fn a_magnitude_stretches() {
+        let frequencies = Frequencies::new(4, 100.0, |_| 1.0).with_magnitude(2.0);
+        let (mut table, mut pure) = ([0.0; 4], [0.0; 4]);
+        frequencies.table(5, &mut table);
+        frequencies.pure().table(5, &mut pure);
+        assert_eq!(table, pure.map(|v| 2.0 * v));
     }
 
     #[test]

@@ -17,29 +17,18 @@ struct Unsupported {
     why: &'static str,
 }
 
+#[rustfmt::skip]
 const UNSUPPORTED: &[Unsupported] = &[
-    Unsupported {
-        key: "use_dora",
-        off: is_false,
-        why: "DoRA rescales the weights besides the low-rank product",
-    },
-    Unsupported { key: "bias", off: is_none, why: "trained biases are not fused" },
     Unsupported { key: "lora_bias", off: is_false, why: "a bias of the adapter's own is not fused" },
-    Unsupported { key: "modules_to_save", off: is_empty, why: "whole modules are replaced, not adapted" },
-    Unsupported { key: "fan_in_fan_out", off: is_false, why: "the base stores its weights transposed" },
     Unsupported { key: "use_qalora", off: is_false, why: "QA-LoRA pools its input" },
+    Unsupported { key: "use_bdlora", off: is_false, why: "BD-LoRA's factors are block-diagonal" },
+    Unsupported { key: "kasa_config", off: is_empty, why: "KaSA truncates the base's weights and has singular values of its own" },
+    Unsupported { key: "monteclora_config", off: is_empty, why: "MonteCLoRA samples its weights" },
+    Unsupported { key: "arrow_config", off: is_empty, why: "Arrow chooses adapters token by token; it cannot be fused" },
     Unsupported { key: "layer_replication", off: is_empty, why: "layers of the base are duplicated" },
     Unsupported { key: "trainable_token_indices", off: is_empty, why: "rows of the embedding are replaced" },
-    Unsupported {
-        key: "target_parameters",
-        off: is_empty,
-        why: "parameters other than linear layers are adapted",
-    },
-    Unsupported {
-        key: "alora_invocation_tokens",
-        off: is_empty,
-        why: "an activated LoRA acts from some token on; it cannot be fused",
-    },
+    Unsupported { key: "target_parameters", off: is_empty, why: "parameters other than linear layers are adapted" },
+    Unsupported { key: "alora_invocation_tokens", off: is_empty, why: "an activated LoRA acts from some token on; it cannot be fused" },
     Unsupported {
         key: "init_lora_weights",
         off: leaves_the_base,
@@ -47,12 +36,27 @@ const UNSUPPORTED: &[Unsupported] = &[
     },
 ];
 
+/// What other methods than LoRA do, by `peft_type`.
+#[rustfmt::skip]
+const OTHER_METHODS: &[(&str, &str)] = &[
+    ("ADALORA", "AdaLoRA has singular values between its factors"),
+    ("LOHA", "LoHa multiplies two low-rank products element by element"),
+    ("LOKR", "LoKr is a Kronecker product"),
+    ("IA3", "IA3 scales activations"),
+    ("OFT", "OFT rotates the weights"),
+    ("BOFT", "BOFT rotates the weights"),
+    ("VERA", "VeRA's factors are random and shared"),
+    ("PROMPT_TUNING", "prompt tuning learns inputs, not weights"),
+    ("P_TUNING", "p-tuning learns inputs, not weights"),
+    ("PREFIX_TUNING", "prefix tuning learns a part of the cache, not weights"),
+    ("MULTITASK_PROMPT_TUNING", "prompt tuning learns inputs, not weights"),
+    ("ADAPTION_PROMPT", "adaption prompts are a part of the attention"),
+    ("TRAINABLE_TOKENS", "rows of the embedding are replaced"),
+    ("LN_TUNING", "layer norms are trained, and saved with the base"),
+];
+
 fn is_false(value: &Value) -> bool {
     value == &Value::Bool(false)
-}
-
-fn is_none(value: &Value) -> bool {
-    value == "none"
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -73,17 +77,47 @@ struct Override {
     value: f64,
 }
 
+/// Which biases of the base an adapter trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Biases {
+    None,
+    All,
+    /// Those of the modules that have factors.
+    Adapted,
+}
+
+/// Which modules an adapter was made for.
+enum Targets {
+    /// A regular expression for whole names.
+    Pattern(Regex),
+    /// Whole names, or their ends after a dot.
+    Names(Vec<String>),
+}
+
 /// What `adapter_config.json` says.
 pub(super) struct AdapterConfig {
     pub kind: AdapterKind,
     pub base_model: Option<String>,
+    /// The output matrix follows the embeddings where the base ties them.
+    pub keeps_tied: bool,
+    /// Magnitudes go with the factors.
+    pub dora: bool,
+    /// MLX's `full`: every tensor is a weight of the model.
+    pub full: bool,
     rank: u64,
     /// PEFT: alpha; MLX: the scale itself.
     alpha: f64,
     use_rslora: bool,
     rank_pattern: Vec<Override>,
     alpha_pattern: Vec<Override>,
+    biases: Biases,
+    modules_to_save: Vec<String>,
+    targets: Option<Targets>,
 }
+
+/// Modules that PEFT saves whole without being asked to, where the vocabulary grew or the
+/// embedding is adapted. (`EMBEDDING_LAYER_NAMES` of PEFT.)
+const EMBEDDINGS: &[&str] = &["embed_tokens", "lm_head"];
 
 impl AdapterConfig {
     pub fn read(config: &Config) -> Result<AdapterConfig> {
@@ -95,6 +129,30 @@ impl AdapterConfig {
             Err(config
                 .error("peft_type", "neither a PEFT adapter (`peft_type`) nor an MLX one (`lora_parameters`)")
                 .into())
+        }
+    }
+
+    /// True when the configuration lets the adapter bring the whole `leaf` (`weight`, `bias`) of `module`.
+    pub fn saves(&self, module: &str, leaf: &str) -> bool {
+        let named = |name: &str| {
+            let ends = |part: &str| part == name || part.strip_suffix(name).is_some_and(|b| b.ends_with('.'));
+            // A module that holds others is saved with all that it holds.
+            ends(module) || module.match_indices('.').any(|(at, _)| ends(&module[..at]))
+        };
+        self.full
+            || leaf == "bias" && self.biases != Biases::None
+            || self.modules_to_save.iter().any(|name| named(name))
+            || EMBEDDINGS.contains(&module.rsplit('.').next().unwrap_or(module))
+    }
+
+    /// True unless the configuration says that `module` has no adapter.
+    pub fn targets(&self, module: &str) -> bool {
+        match &self.targets {
+            None => true,
+            Some(Targets::Pattern(pattern)) => pattern.is_match(module),
+            Some(Targets::Names(names)) => names.iter().any(|name| {
+                module.strip_suffix(name.as_str()).is_some_and(|b| b.is_empty() || b.ends_with('.'))
+            }),
         }
     }
 
@@ -119,6 +177,11 @@ fn first_match(overrides: &[Override], module: &str) -> Option<f64> {
 }
 
 fn read_peft(config: &Config) -> Result<AdapterConfig> {
+    let method = config.optional_str("peft_type")?.unwrap_or("LORA");
+    if let Some((_, why)) = OTHER_METHODS.iter().find(|(name, _)| *name == method) {
+        let message = format!("{} is not supported: {why}; only LORA is", quoted(method));
+        return Err(config.error("peft_type", message).code("unsupported-adapter").into());
+    }
     config.require("peft_type", &[json!("LORA")])?;
     for Unsupported { key, off, why } in UNSUPPORTED {
         let value = config.members().find(|(name, _)| name == key).map(|(_, value)| value);
@@ -139,6 +202,42 @@ fn read_peft(config: &Config) -> Result<AdapterConfig> {
         use_rslora: config.optional_bool("use_rslora")?.unwrap_or(false),
         rank_pattern: pattern(config, "rank_pattern", rank_of)?,
         alpha_pattern: pattern(config, "alpha_pattern", scale)?,
+        // In a base with transposed weights the product is transposed, too; GGUF's are not.
+        // So `fan_in_fan_out` changes nothing here.
+        keeps_tied: config.optional_bool("ensure_weight_tying")?.unwrap_or(false),
+        dora: config.optional_bool("use_dora")?.unwrap_or(false),
+        full: false,
+        biases: match config.optional_one_of("bias", &["none", "all", "lora_only"])? {
+            None | Some("none") => Biases::None,
+            Some("all") => Biases::All,
+            Some(_) => Biases::Adapted,
+        },
+        modules_to_save: names(config, "modules_to_save")?,
+        targets: targets(config)?,
+    })
+}
+
+fn names(config: &Config, key: &str) -> Result<Vec<String>> {
+    let names = config.optional_strs(key)?.unwrap_or_default();
+    if names.len() > limits::ADAPTER_PATTERNS {
+        return Err(config.error(key, format!("more than {} modules", limits::ADAPTER_PATTERNS)).into());
+    }
+    Ok(names.into_iter().map(str::to_owned).collect())
+}
+
+/// `target_modules`, as far as it tells modules apart.
+fn targets(config: &Config) -> Result<Option<Targets>> {
+    const KEY: &str = "target_modules";
+    let one = config.members().find(|(key, _)| *key == KEY).and_then(|(_, value)| value.as_str());
+    Ok(match one {
+        Some("all-linear") => None,
+        // A pattern only Python understands tells nothing.
+        Some(pattern) => RegexBuilder::new(&format!("^(?:{pattern})$"))
+            .size_limit(limits::ADAPTER_PATTERN)
+            .build()
+            .ok()
+            .map(Targets::Pattern),
+        None => Some(names(config, KEY)?).filter(|names| !names.is_empty()).map(Targets::Names),
     })
 }
 
@@ -184,13 +283,37 @@ fn pattern(config: &Config, key: &str, number: fn(&Config, &str) -> Result<f64>)
 }
 
 fn read_mlx(config: &Config) -> Result<AdapterConfig> {
-    if let Some(kind) = config.optional_str("fine_tune_type")?.filter(|kind| *kind != "lora") {
+    let kind = config.optional_str("fine_tune_type")?.unwrap_or("lora");
+    if !["lora", "dora", "full"].contains(&kind) {
         return Err(config
-            .error("fine_tune_type", format!("not supported: {}; only `lora` is", quoted(kind)))
+            .error(
+                "fine_tune_type",
+                format!("not supported: {}; `lora`, `dora` and `full` are", quoted(kind)),
+            )
             .code("unsupported-adapter")
             .into());
     }
-    config.require("use_dora", &[json!(false)])?;
+    let full = kind == "full";
+    let (rank, alpha) = if full { (1, 1.0) } else { mlx_parameters(config)? };
+    Ok(AdapterConfig {
+        kind: AdapterKind::Mlx,
+        base_model: config.optional_str("model")?.map(str::to_owned),
+        keeps_tied: true,
+        dora: kind == "dora" || config.optional_bool("use_dora")?.unwrap_or(false),
+        full,
+        rank,
+        alpha,
+        use_rslora: false,
+        rank_pattern: Vec::new(),
+        alpha_pattern: Vec::new(),
+        biases: Biases::None,
+        modules_to_save: Vec::new(),
+        targets: None,
+    })
+}
+
+/// The rank and the factor of MLX's products.
+fn mlx_parameters(config: &Config) -> Result<(u64, f64)> {
     let Some(parameters) = config.section("lora_parameters")? else {
         return Err(config.error("lora_parameters", "the key is missing").into());
     };
@@ -208,15 +331,7 @@ fn read_mlx(config: &Config) -> Result<AdapterConfig> {
         }
         _ => scale(&parameters, "scale")?,
     };
-    Ok(AdapterConfig {
-        kind: AdapterKind::Mlx,
-        base_model: config.optional_str("model")?.map(str::to_owned),
-        rank,
-        alpha: factor,
-        use_rslora: false,
-        rank_pattern: Vec::new(),
-        alpha_pattern: Vec::new(),
-    })
+    Ok((rank, factor))
 }
 
 #[cfg(test)]

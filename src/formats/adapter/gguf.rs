@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use super::super::gguf::Gguf;
 use super::super::quote::quoted;
-use super::pair::{Half, Halves, is_float};
-use super::{Adapter, AdapterFile, AdapterKind, AdapterPair, TensorRef};
+use super::parts::{Part, Parts, is_float};
+use super::{Adapter, AdapterFile, AdapterKind, AdapterPair, Factor, TensorRef};
 use crate::diagnostic::{Diagnostic, Result};
+
+/// The matrix whose factors are stored the other way round.
+const EMBEDDING: &str = "token_embd";
 
 const ALPHA_KEY: &str = "adapter.lora.alpha";
 
@@ -51,20 +54,16 @@ pub(super) fn read(file: AdapterFile) -> Result<Adapter> {
             .code("bad-adapter")
             .in_file(&file.path, format!("tensor {}", quoted(&of.tensor.name)))
     };
-    let mut halves: BTreeMap<String, Halves> = BTreeMap::new();
+    let mut parts: BTreeMap<String, Parts> = BTreeMap::new();
     for tensor in &gguf.tensors {
         let found = TensorRef { file: 0, tensor: tensor.clone() };
-        let end = [(".weight.lora_a", Half::A), (".weight.lora_b", Half::B)]
+        let end = [(".weight.lora_a", Part::A), (".weight.lora_b", Part::B)]
             .into_iter()
             .find_map(|(end, half)| Some((tensor.name.strip_suffix(end)?, half)));
         let Some((target, half)) = end.filter(|(target, _)| !target.is_empty()) else {
             let message = "not supported: the name ends neither in `.weight.lora_a` nor in `.weight.lora_b`";
             return Err(wrong(&found, message.to_owned()).code("unsupported-adapter").into());
         };
-        if target == "token_embd" {
-            let message = "not supported: an adapted embedding".to_owned();
-            return Err(wrong(&found, message).code("unsupported-adapter").into());
-        }
         if tensor.shape.rank() != 2 {
             let message = format!("not supported: shape {}; only matrices are adapted", tensor.shape);
             return Err(wrong(&found, message).code("unsupported-adapter").into());
@@ -75,12 +74,12 @@ pub(super) fn read(file: AdapterFile) -> Result<Adapter> {
             );
         }
         // Names are unique in a GGUF, so the place is free.
-        halves.entry(target.to_owned()).or_default().put(half, found);
+        parts.entry(target.to_owned()).or_default().put(half, found);
     }
 
-    let mut pairs = Vec::with_capacity(halves.len());
-    for (target, halves) in halves {
-        let (a, b) = match halves.both() {
+    let mut pairs = Vec::with_capacity(parts.len());
+    for (target, mut parts) in parts {
+        let (a, b) = match parts.both(Part::A, Part::B) {
             Ok(both) => both,
             Err(Some((alone, missing))) => {
                 return Err(
@@ -89,13 +88,20 @@ pub(super) fn read(file: AdapterFile) -> Result<Adapter> {
             }
             Err(None) => continue,
         };
-        let rank = a.tensor.shape.0[0];
-        if b.tensor.shape.0[1] != rank {
-            let message = format!("A {} and B {} differ in rank", a.tensor.shape, b.tensor.shape);
-            return Err(wrong(&a, message).into());
+        let rank = b.tensor.shape.0[1];
+        let (a, b) = if target == EMBEDDING {
+            // `A [tokens, rank]` selects a row for each token, `B [width, rank]` widens it.
+            (Factor { tensor: b, transposed: true }, Factor { tensor: a, transposed: false })
+        } else {
+            (Factor { tensor: a, transposed: false }, Factor { tensor: b, transposed: false })
+        };
+        if a.rows() != rank || b.columns() != rank {
+            let shapes = [&a, &b].map(|factor| factor.tensor.tensor.shape.to_string());
+            let message = format!("A {} and B {} differ in rank", shapes[0], shapes[1]);
+            return Err(wrong(&a.tensor, message).into());
         }
         let scale = if alpha == 0.0 { 1.0 } else { alpha / rank as f32 };
-        pairs.push(AdapterPair { target, a, b, transposed: false, rank, scale });
+        pairs.push(AdapterPair { target, a, b, rank, scale, magnitude: None });
     }
     if pairs.is_empty() {
         return Err(Diagnostic::error("the adapter has no tensors")
@@ -103,6 +109,15 @@ pub(super) fn read(file: AdapterFile) -> Result<Adapter> {
             .in_file(&file.path, "")
             .into());
     }
-    let base_model = metadata.str("general.architecture").map(str::to_owned);
-    Ok(Adapter { kind: AdapterKind::Gguf, base_model, files: vec![file], pairs })
+    let text = |key: &str| metadata.str(key).map(str::to_owned);
+    let (architecture, base_model) = (text("general.architecture"), text("general.base_model.0.name"));
+    Ok(Adapter {
+        kind: AdapterKind::Gguf,
+        base_model,
+        architecture,
+        files: vec![file],
+        pairs,
+        whole: Vec::new(),
+        keeps_tied: false,
+    })
 }

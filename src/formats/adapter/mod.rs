@@ -1,16 +1,22 @@
 //! LoRA adapters: pairs of low-rank matrices and the factor of their product.
 //!
-//! A weight `W [out, in]` becomes `W + scale * (B x A)`, with `A [rank, in]` and `B [out, rank]`.
+//! A weight `W [out, in]` becomes `W + scale * (B x A)`, with `A [rank, in]` and `B [out, rank]`. With
+//! DoRA each row of that is then given the length that a magnitude vector says. Some adapters also
+//! bring tensors whole, which take the place of the base's (PEFT's `modules_to_save` and `bias`, MLX's
+//! `full`).
 //!
 //! | kind | files | names | `A`, `B` as stored | scale |
 //! |---|---|---|---|---|
 //! | PEFT | `adapter_config.json`, `adapter_model*.safetensors` | `base_model.model.X.lora_A.weight` | `[rank, in]`, `[out, rank]` | `alpha / r`, with rslora `alpha / sqrt(r)` |
 //! | MLX | `adapter_config.json`, `adapters.safetensors` | `X.lora_a` | `[in, rank]`, `[rank, out]` | `scale` |
+//! | PEFT, embeddings | the same | `X.lora_embedding_A` | `[rank, tokens]`, `[width, rank]`: the product is transposed | as above |
+//! | MLX, embeddings | the same | `X.lora_a` | `[tokens, rank]`, `[rank, width]` | `scale` |
 //! | GGUF | one `.gguf` of `general.type` `adapter` | `blk.0.attn_q.weight.lora_a` | `[rank, in]`, `[out, rank]` | `alpha / rank`, 1 where alpha is 0 |
+//! | GGUF, `token_embd` | the same | `token_embd.weight.lora_a` | `[tokens, rank]`, `[width, rank]` | as above |
 
 mod config;
 mod gguf;
-mod pair;
+mod parts;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,36 +65,66 @@ pub struct TensorRef {
     pub tensor: TensorInfo,
 }
 
+/// One matrix of a product.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Factor {
+    /// The tensor.
+    pub tensor: TensorRef,
+    /// True when it is stored the other way round.
+    pub transposed: bool,
+}
+
+impl Factor {
+    /// Rows of the factor, once the right way round.
+    pub fn rows(&self) -> u64 {
+        let shape = &self.tensor.tensor.shape;
+        if self.transposed { shape.cols() } else { shape.rows() }
+    }
+
+    /// Columns of the factor, once the right way round.
+    pub fn columns(&self) -> u64 {
+        let shape = &self.tensor.tensor.shape;
+        if self.transposed { shape.rows() } else { shape.cols() }
+    }
+}
+
 /// What an adapter adds to one weight: `scale * (B x A)`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterPair {
     /// The weight: `model.layers.0.self_attn.q_proj`, without `.weight`, as the checkpoint names the
     /// module; of a GGUF adapter `blk.0.attn_q`.
     pub target: String,
-    /// `A`: `[rank, in]`, or `[in, rank]` where `transposed`.
-    pub a: TensorRef,
-    /// `B`: `[out, rank]`, or `[rank, out]` where `transposed`.
-    pub b: TensorRef,
-    /// True when both are stored the other way round.
-    pub transposed: bool,
+    /// `[rank, columns]`
+    pub a: Factor,
+    /// `[rows, rank]`
+    pub b: Factor,
     /// The rank of the product.
     pub rank: u64,
     /// The factor of the product.
     pub scale: f32,
+    /// DoRA: the length of each row of the sum, `[rows]`.
+    pub magnitude: Option<TensorRef>,
 }
 
 impl AdapterPair {
     /// Columns of the weight.
     pub fn columns(&self) -> u64 {
-        let shape = &self.a.tensor.shape.0;
-        if self.transposed { shape[0] } else { shape[1] }
+        self.a.columns()
     }
 
     /// Rows of the weight.
     pub fn rows(&self) -> u64 {
-        let shape = &self.b.tensor.shape.0;
-        if self.transposed { shape[1] } else { shape[0] }
+        self.b.rows()
     }
+}
+
+/// A tensor that takes the place of the base's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WholeTensor {
+    /// The name in the base, `lm_head.weight`.
+    pub name: String,
+    /// The tensor.
+    pub tensor: TensorRef,
 }
 
 /// A LoRA adapter, read and checked.
@@ -96,12 +132,18 @@ impl AdapterPair {
 pub struct Adapter {
     /// Who made it.
     pub kind: AdapterKind,
-    /// The model it was trained on, if it says so; `general.architecture` of a GGUF adapter.
+    /// The model it was trained on, if it says so.
     pub base_model: Option<String>,
+    /// `general.architecture` of a GGUF adapter: that of its base.
+    pub architecture: Option<String>,
     /// Its files, open.
     pub files: Vec<AdapterFile>,
     /// Its pairs, sorted by target.
     pub pairs: Vec<AdapterPair>,
+    /// Its whole tensors, sorted by name. They come first: a pair may change one of them.
+    pub whole: Vec<WholeTensor>,
+    /// Where the base's output matrix is its embedding matrix, a change of the embedding is one of both.
+    pub keeps_tied: bool,
 }
 
 /// Names of weight files in a directory, in the order of preference.
@@ -190,8 +232,9 @@ fn open_safetensors(world: &dyn World, directory: &Directory<'_>, names: &[Strin
     };
     let config = AdapterConfig::read(&Config::parse(&config_path, &text)?)?;
     let opened = open_files(world, directory, names)?;
-    let pairs = pair::pairs(&opened, &config)?;
+    let parts::Read { pairs, whole } = parts::read(&opened, &config)?;
     let files =
         opened.into_iter().map(|CheckpointFile { path, file, .. }| AdapterFile { path, file }).collect();
-    Ok(Adapter { kind: config.kind, base_model: config.base_model, files, pairs })
+    let AdapterConfig { kind, base_model, keeps_tied, .. } = config;
+    Ok(Adapter { kind, base_model, architecture: None, files, pairs, whole, keeps_tied })
 }

@@ -8,6 +8,9 @@ use crate::ir::{Metadata, Shape, Value};
 
 /// The bytes of a tensor, or what is wrong with its shape.
 pub(super) fn tensor_bytes(shape: &Shape, dtype: TensorType) -> Result<u64, String> {
+    if dtype.is_checkpoint_only() {
+        return Err(format!("GGUF has no type {dtype}"));
+    }
     if shape.rank() > limits::GGUF_RANK as usize {
         return Err(format!("{} dimensions; at most {} are allowed", shape.rank(), limits::GGUF_RANK));
     }

@@ -76,6 +76,7 @@ impl Layout {
                 dtype: *dtype,
                 offset: end,
                 len,
+                transposed: false,
             });
             end = end
                 .checked_add(len)

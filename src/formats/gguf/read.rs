@@ -236,7 +236,7 @@ fn tensor_table(cursor: &mut Cursor<'_>, count: u64, alignment: u64) -> Result<V
             let message = format!("the tensor's offset {offset} is no multiple of the alignment {alignment}");
             return Err(cursor.error_at(at, message).code("bad-offset").into());
         }
-        tensors.push(TensorInfo { name, shape, dtype, offset, len });
+        tensors.push(TensorInfo { name, shape, dtype, offset, len, transposed: false });
     }
     Ok(tensors)
 }

@@ -206,9 +206,16 @@ fn is_quantizable(tensor: &Tensor) -> bool {
         && !mixture::KEPT.iter().any(|part| tensor.name.contains(part))
 }
 
-/// The type a tensor has without a preset: its source's; vectors are always F32.
+/// The type a tensor has without a preset: what an earlier pass chose, else its source's; vectors are always F32.
+/// GGUF has no FP8, whose values are those of BF16 to its precision.
 fn natural_type(tensor: &Tensor) -> TensorType {
-    let source = source_type(&tensor.expr);
+    if let Expr::Encode { dtype, .. } = &tensor.expr {
+        return *dtype;
+    }
+    let source = match source_type(&tensor.expr) {
+        TensorType::F8_E4M3 | TensorType::F8_E5M2 => TensorType::BF16,
+        source => source,
+    };
     if source.is_quantized() || tensor.shape().rank() >= 2 && source != TensorType::F64 {
         source
     } else {
@@ -223,8 +230,12 @@ fn source_type(expr: &Expr) -> TensorType {
         Expr::Const { .. } => TensorType::F32,
         Expr::Encode { of, .. }
         | Expr::PermuteRope { of, .. }
+        | Expr::HalveRope { of, .. }
         | Expr::Split { of, .. }
+        | Expr::ScaleBlocks { of, .. }
+        | Expr::WeightNorm { of, .. }
         | Expr::Transpose(of) => source_type(of),
+        Expr::Mxfp4 { .. } => TensorType::MXFP4,
         Expr::Stack(parts) => parts.first().map_or(TensorType::F32, source_type),
         Expr::Add(left, _) => source_type(left),
         Expr::LowRank { base, .. } => source_type(base),
@@ -234,10 +245,14 @@ fn source_type(expr: &Expr) -> TensorType {
 /// True when values are computed, so that they need an encoding to be written.
 fn computes(expr: &Expr) -> bool {
     match expr {
-        Expr::Load { .. } | Expr::Const { .. } | Expr::Encode { .. } => false,
-        Expr::PermuteRope { of, .. } | Expr::Split { of, .. } => computes(of),
+        Expr::Load { .. } | Expr::Const { .. } | Expr::Mxfp4 { .. } | Expr::Encode { .. } => false,
+        Expr::PermuteRope { of, .. } | Expr::HalveRope { of, .. } | Expr::Split { of, .. } => computes(of),
         Expr::Stack(parts) => parts.iter().any(computes),
-        Expr::Transpose(_) | Expr::Add(..) | Expr::LowRank { .. } => true,
+        Expr::Transpose(_)
+        | Expr::Add(..)
+        | Expr::LowRank { .. }
+        | Expr::ScaleBlocks { .. }
+        | Expr::WeightNorm { .. } => true,
     }
 }
 

@@ -11,7 +11,7 @@ mod constant;
 mod eval;
 mod float;
 mod format;
-mod functions;
+pub mod functions;
 mod json;
 mod parse;
 mod pipeline;

@@ -3,78 +3,9 @@
 //! A Go template shows it: the texts around `.Thinking` and around the range over `.ToolCalls`. Of Jinja templates the
 //! families are known by texts that they contain.
 
+use super::families::{FAMILIES, list};
 use super::{CallSyntax, OutputSyntax, ThinkingSyntax, ToolSyntax};
 use crate::prompt::gotemplate::ast::{Choice, List, Node, Pipeline, Term};
-
-/// A family of models, by what its templates contain.
-pub(super) struct Family {
-    #[cfg_attr(not(test), allow(dead_code))]
-    pub name: &'static str,
-    /// All of these.
-    marks: &'static [&'static str],
-    /// How it writes calls.
-    pub tools: fn() -> ToolSyntax,
-}
-
-/// Families whose templates have tools, the more particular first.
-pub(super) const FAMILIES: &[Family] = &[
-    Family {
-        name: "deepseek",
-        marks: &["<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>"],
-        tools: || ToolSyntax {
-            begin: "<｜tool▁calls▁begin｜>".to_owned(),
-            open: "<｜tool▁call▁begin｜>".to_owned(),
-            call: CallSyntax::Named {
-                between: "\n```json\n".to_owned(),
-                before: "function<｜tool▁sep｜>".to_owned(),
-                after: "\n```".to_owned(),
-            },
-            close: "<｜tool▁call▁end｜>".to_owned(),
-            separator: "\n".to_owned(),
-            end: "<｜tool▁calls▁end｜>".to_owned(),
-        },
-    },
-    Family {
-        name: "mistral, newer",
-        marks: &["[TOOL_CALLS]", "[ARGS]"],
-        tools: || ToolSyntax {
-            begin: String::new(),
-            open: "[TOOL_CALLS]".to_owned(),
-            call: CallSyntax::Named {
-                between: "[ARGS]".to_owned(),
-                before: String::new(),
-                after: String::new(),
-            },
-            close: String::new(),
-            separator: String::new(),
-            end: String::new(),
-        },
-    },
-    Family { name: "mistral", marks: &["[TOOL_CALLS]"], tools: || list("[TOOL_CALLS] ") },
-    Family { name: "granite", marks: &["<|tool_call|>"], tools: || list("<|tool_call|>") },
-    Family {
-        name: "hermes, qwen",
-        marks: &["<tool_call>"],
-        tools: || ToolSyntax::object("", "<tool_call>\n", "\n</tool_call>", "arguments"),
-    },
-    Family {
-        name: "llama 3",
-        marks: &["<|python_tag|>"],
-        tools: || ToolSyntax::object("<|python_tag|>", "", "", "parameters"),
-    },
-    Family {
-        name: "llama 3, bare",
-        marks: &["\"parameters\"", "<|start_header_id|>"],
-        tools: || ToolSyntax::object("", "", "", "parameters"),
-    },
-];
-
-fn list(begin: &str) -> ToolSyntax {
-    let mut syntax = ToolSyntax::object(begin, "", "", "arguments");
-    syntax.call =
-        CallSyntax::Object { name: "name".to_owned(), arguments: "arguments".to_owned(), list: true };
-    syntax
-}
 
 /// The texts around thinking, where a template contains the second.
 const THINKING: &[(&str, &str)] = &[
@@ -210,19 +141,28 @@ fn ranged(items: &[Item<'_>], at: usize) -> Option<ToolSyntax> {
         Some(Item::Text(before)) => before.trim_end(),
         _ => "",
     };
-    let brace = head.rfind('{')?;
-    // `{"name": "`, then `", "arguments": `.
-    let name_key = head[brace..].trim_end().rsplit('"').nth(2)?.to_owned();
+    let Some(brace) = head.rfind('{') else { return named(&head, &body[name + 1..arguments], &tail) };
+    // `{"name": "`, then `", "arguments": `; the name's quotes may be those of `json`.
+    let key = head[brace..].trim_end();
+    let key = key.strip_suffix('"').unwrap_or(key);
+    let name_key = key.rsplit('"').nth(1)?.to_owned();
     let arguments_key = middle.trim_end().strip_suffix(':')?.trim_end().rsplit('"').nth(1)?.to_owned();
     let after = tail.trim_start().strip_prefix('}')?;
     let in_list = outside.ends_with('[') && !outside.ends_with("[[");
     let close = if in_list { "" } else { after.trim_end_matches('\n') };
     let open = &head[..brace];
     let outside = if in_list { outside[..outside.len() - 1].trim_end() } else { outside };
-    let begin = tag_of(outside);
+    let begin = match tag_of(outside) {
+        "" if in_list => word_of(outside),
+        tag => tag,
+    };
     // `<tool_call>` before all calls, `</tool_call>` after them.
     let end = match items.get(at + length + 1) {
         Some(Item::Text(after)) if !in_list && !begin.is_empty() => tag_at(after),
+        // A list in a code fence.
+        Some(Item::Text(after)) if begin.starts_with(FENCE) && after.trim_start().starts_with("]```") => {
+            FENCE
+        }
         _ => "",
     };
     Some(ToolSyntax {
@@ -233,6 +173,34 @@ fn ranged(items: &[Item<'_>], at: usize) -> Option<ToolSyntax> {
         separator: if open.trim().is_empty() { String::new() } else { "\n".to_owned() },
         end: end.to_owned(),
     })
+}
+
+/// Calls that are no objects: `[TOOL_CALLS]`, the name, `[ARGS]`, the arguments. An id may stand between.
+fn named(head: &str, between: &[Item<'_>], tail: &str) -> Option<ToolSyntax> {
+    let Some(Item::Text(between)) = between.last() else { return None };
+    let open = head.trim();
+    (!open.is_empty() && !between.trim().is_empty()).then(|| ToolSyntax {
+        begin: String::new(),
+        open: open.to_owned(),
+        call: CallSyntax::Named {
+            between: (*between).to_owned(),
+            before: String::new(),
+            after: String::new(),
+        },
+        close: tail.trim().to_owned(),
+        separator: String::new(),
+        end: String::new(),
+    })
+}
+
+/// What opens and closes a block of code.
+const FENCE: &str = "```";
+
+/// The word that a text ends in, as it may stand before a list of calls: `functools`, or a code fence.
+fn word_of(text: &str) -> &str {
+    let word = text.rsplit(char::is_whitespace).next().unwrap_or("");
+    let is_word = word.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '`'));
+    if is_word { word } else { "" }
 }
 
 /// The tag that a text begins with, if it closes one.

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use mdl_kernels::Level;
 use mdl_kernels::ops::elementwise::{from_f16, to_f16};
 use mdl_kernels::ops::matmul::Packed;
-use mdl_kernels::ops::norm::rms_norm;
 use mdl_kernels::ops::rope::rope;
 use mdl_kernels::region::{Kind, PlaneId, Planes, Team};
 
-use super::cpu_ops::{CpuOp, Scratch, rope_kind};
+use super::cpu_ops::{CpuOp, Scratch, angles, norm_in_place, rope_kind};
 use super::{Backend, Column, Observer, State, observe};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::runtime::kv::{KvLayout, KvType, PAGE, PageId, Shift, slot};
-use crate::runtime::program::{Element, Extent, Op, Program, Room};
+use crate::runtime::program::{BufferId, Element, Extent, Hidden, Op, Program, Room};
 
 /// How the CPU works.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,8 +69,7 @@ impl Cpu {
 fn pack(program: &Program) -> Result<Vec<Option<Packed>>> {
     let mut packed: Vec<Option<Packed>> = program.matrices.iter().map(|_| None).collect();
     for op in &program.ops {
-        let Op::MatMul { weights, .. } = op else { continue };
-        for id in weights {
+        for id in op.weights() {
             if packed[id.0].is_none() {
                 packed[id.0] = Packed::new(&program.matrices[id.0].weight()).map_err(|e| {
                     let message = format!("there is no memory for the weights: {e}");
@@ -81,6 +79,13 @@ fn pack(program: &Program) -> Result<Vec<Option<Packed>>> {
         }
     }
     Ok(packed)
+}
+
+/// The buffer that the hidden states are in, or are made of.
+fn hidden_buffer(program: &Program) -> BufferId {
+    match program.hidden {
+        Hidden::Buffer(id) | Hidden::Norm { input: id, .. } => id,
+    }
 }
 
 impl Backend for Cpu {
@@ -135,14 +140,22 @@ impl Backend for Cpu {
             let width = layout.width().ok_or_else(|| refused("the cache"))?;
             kv.push(planes.add(kind, layout.columns(), width).map_err(|_| refused("the cache"))?);
         }
-        let pairs = program.frequencies.as_ref().map_or(0, |f| f.pairs());
+        let positions = program.spec.embedding_extras.positions;
+        if positions > 0 && room.context > positions {
+            let message =
+                format!("the model has {positions} positions; a context of {} is too long", room.context);
+            return Err(Diagnostic::error(message)
+                .code("context-too-long")
+                .help("choose a smaller context")
+                .into());
+        }
         Ok(Box::new(CpuState {
             shared: self.shared.clone(),
             room: *room,
             layout,
             planes,
             kv,
-            angles: vec![0.0; 2 * pairs * room.columns],
+            angles: vec![Vec::new(); program.rotations.len()],
             outputs: 0,
         }))
     }
@@ -156,8 +169,8 @@ struct CpuState {
     planes: Planes,
     /// The cache, a plane for each block.
     kv: Vec<PlaneId>,
-    /// Cosines and sines: `[columns, pairs, 2]`.
-    angles: Vec<f32>,
+    /// Cosines and sines of each rotation: `[columns, pairs, 2]`.
+    angles: Vec<Vec<f32>>,
     /// Outputs of the last step.
     outputs: usize,
 }
@@ -236,14 +249,18 @@ impl CpuState {
     ) {
         let shared = self.shared.clone();
         for i in 0..shared.program.ops.len() {
-            if let Some((weights, input)) = observe::product(&shared.program, i) {
-                let buffer = &shared.program.buffers[input.0];
+            if let Some(product) = observe::product(&shared.program, i) {
+                let buffer = &shared.program.buffers[product.input.0];
                 let count = match buffer.extent {
                     Extent::Columns => columns.len(),
                     Extent::Outputs => outputs.len(),
                 };
-                let values = &self.planes.f32(PlaneId(input.0))[..count * buffer.width];
-                weights.iter().for_each(|id| see(*id, 0, values));
+                let chosen = product.chosen.map(|id| {
+                    let width = shared.program.buffers[id.0].width;
+                    self.planes.f32(PlaneId(id.0))[..count * width].to_vec()
+                });
+                let values = &self.planes.f32(PlaneId(product.input.0))[..count * buffer.width];
+                product.show(chosen.as_deref(), values, count, see);
             }
             self.run(i..i + 1, columns, tables, outputs);
         }
@@ -259,19 +276,17 @@ impl CpuState {
         self.outputs = 0;
         self.check(columns, tables, outputs)?;
         let shared = self.shared.clone();
-        if let Some(frequencies) = &shared.program.frequencies {
-            let size = 2 * frequencies.pairs();
-            for (column, table) in columns.iter().zip(self.angles.chunks_exact_mut(size)) {
-                frequencies.table(column.position as i64, table);
-            }
+        for (rotation, table) in shared.program.rotations.iter().zip(&mut self.angles) {
+            angles(rotation.frequencies(self.room.context), columns, table);
         }
         match see {
             None => self.run(0..shared.program.ops.len(), columns, tables, outputs),
             Some(see) => self.run_observed(columns, tables, outputs, see),
         }
-        let width = shared.program.spec.vocab_size;
-        let logits = &self.planes.f32(PlaneId(shared.program.logits.0))[..outputs.len() * width];
-        if logits.iter().any(|v| !v.is_finite()) {
+        let result = shared.program.logits.unwrap_or(hidden_buffer(&shared.program));
+        let width = shared.program.buffers[result.0].width;
+        let values = &self.planes.f32(PlaneId(result.0))[..outputs.len() * width];
+        if values.iter().any(|v| !v.is_finite()) {
             return Err(self.diagnose(columns, tables, outputs));
         }
         self.outputs = outputs.len();
@@ -333,31 +348,28 @@ impl State for CpuState {
 
     fn logits(&mut self, i: usize) -> &mut [f32] {
         assert!(i < self.outputs, "output {i} of {}", self.outputs);
-        let width = self.shared.program.spec.vocab_size;
-        let logits = self.planes.f32(PlaneId(self.shared.program.logits.0));
-        &mut logits[i * width..(i + 1) * width]
+        match self.all_logits().into_iter().nth(i) {
+            Some(logits) => logits,
+            None => panic!("a model of embeddings has no logits"),
+        }
     }
 
     fn all_logits(&mut self) -> Vec<&mut [f32]> {
+        let Some(logits) = self.shared.program.logits else { return Vec::new() };
         let width = self.shared.program.spec.vocab_size;
-        let logits = self.planes.f32(PlaneId(self.shared.program.logits.0));
-        logits.chunks_exact_mut(width).take(self.outputs).collect()
+        self.planes.f32(PlaneId(logits.0)).chunks_exact_mut(width).take(self.outputs).collect()
     }
 
     fn hidden(&mut self, i: usize) -> Vec<f32> {
         assert!(i < self.outputs, "output {i} of {}", self.outputs);
         let shared = self.shared.clone();
         let program = &shared.program;
-        let last = program.ops.iter().rev().find_map(|op| match op {
-            Op::RmsNorm { input, weight, .. } => Some((*input, *weight)),
-            _ => None,
-        });
-        // Every program ends with a norm before its head.
-        let Some((input, weight)) = last else { return Vec::new() };
-        let width = program.buffers[input.0].width;
-        let x = &self.planes.f32(PlaneId(input.0))[i * width..(i + 1) * width];
-        let mut out = vec![0.0; width];
-        rms_norm(shared.level, x, &program.vectors[weight.0], program.spec.norm.epsilon, &mut out);
+        let buffer = hidden_buffer(program);
+        let width = program.buffers[buffer.0].width;
+        let mut out = self.planes.f32(PlaneId(buffer.0))[i * width..(i + 1) * width].to_vec();
+        if let Hidden::Norm { norm, .. } = &program.hidden {
+            norm_in_place(shared.level, program, norm, &mut out);
+        }
         out
     }
 
@@ -384,13 +396,17 @@ impl State for CpuState {
         let layout = self.layout;
         let shared = self.shared.clone();
         let kind = rope_kind(shared.program.spec.rope.kind);
-        let table = shared.program.frequencies.as_ref().map(|f| {
-            let mut table = vec![0.0; 2 * f.pairs()];
-            f.table(-(discard as i64), &mut table);
+        let spec = &shared.program.spec;
+        // What is in the cache has been stretched already.
+        let tables = shared.program.rotations.iter().map(|rotation| {
+            let frequencies = rotation.frequencies(self.room.context).pure();
+            let mut table = vec![0.0; 2 * frequencies.pairs()];
+            frequencies.table(-(discard as i64), &mut table);
             table
         });
-        let turn = |key: &mut [f32]| {
-            if let (Some(kind), Some(table)) = (kind, &table) {
+        let tables: Vec<Vec<f32>> = tables.collect();
+        let turn = |block: usize, key: &mut [f32]| {
+            if let (Some(kind), Some(table)) = (kind, tables.get(usize::from(spec.is_local(block)))) {
                 rope(kind, key, table);
             }
         };
@@ -401,7 +417,7 @@ impl State for CpuState {
         let moves: Vec<(bool, (usize, usize))> = stay.chain(moved).collect();
         let width = layout.width().unwrap_or(0);
         let (mut wide, mut narrow) = (vec![0f32; layout.key_length], vec![0u16; layout.key_length]);
-        for plane in &self.kv {
+        for (block, plane) in self.kv.iter().enumerate() {
             for head in 0..layout.columns() {
                 let range = head * width..(head + 1) * width;
                 let is_key = head < layout.heads;
@@ -416,7 +432,7 @@ impl State for CpuState {
                         }
                         layout.get_key(column, *a, &mut wide);
                         if *turned {
-                            turn(&mut wide);
+                            turn(block, &mut wide);
                         }
                         layout.put_key(column, *b, &wide);
                         continue;
@@ -430,7 +446,7 @@ impl State for CpuState {
                         let column = bytemuck::cast_slice_mut(column);
                         blocks.get_key(column, *a, &mut wide);
                         if *turned {
-                            turn(&mut wide);
+                            turn(block, &mut wide);
                         }
                         blocks.put_key(column, *b, &wide);
                         continue;
@@ -438,7 +454,7 @@ impl State for CpuState {
                     layout.get_key(column, *a, &mut narrow);
                     if *turned {
                         from_f16(&narrow, &mut wide);
-                        turn(&mut wide);
+                        turn(block, &mut wide);
                         to_f16(shared.level, &wide, &mut narrow);
                     }
                     layout.put_key(column, *b, &narrow);

@@ -1,35 +1,38 @@
-//! Each operation of a program on the CPU: how its output is cut, and what a tile is.
+//! Each operation of a program on the CPU: how its output is cut, and what a tile is. Attention and experts have
+//! files of their own.
 
 use mdl_kernels::Level;
-use mdl_kernels::ops::activation::{BLOCK, quantize_activations};
-use mdl_kernels::ops::attention::{Cached, Head, attention};
-use mdl_kernels::ops::elementwise::{self, add, gated, scale, soft_cap, to_f16};
+use mdl_kernels::ops::activation::{ActivationBlock, BLOCK, quantize_activations};
+use mdl_kernels::ops::elementwise::{self, activate, add, gated, scale, soft_cap};
 use mdl_kernels::ops::matmul::{Activations, Columns, Packed, Panel, Product, Store, matmul};
-use mdl_kernels::ops::norm::{rms_norm, rms_norm_in_place};
-use mdl_kernels::ops::rope::{self, rope};
+use mdl_kernels::ops::norm::{layer_norm_in_place, rms_norm_in_place};
+use mdl_kernels::ops::rope::{self, Frequencies};
 use mdl_kernels::ops::row::dequantize_row;
 use mdl_kernels::region::{Grid, Operation, PlaneId, Reader, Tile};
 
 use super::Column;
-use crate::families::spec::{Activation, RopeKind};
-use crate::runtime::kv::{KvLayout, KvType, PageId, slot};
-use crate::runtime::program::{BufferId, Element, Extent, MatrixId, Op, Program, Room, VectorId};
+use super::cpu_attention::{Attend, Prepare};
+use super::cpu_experts::{Chosen, mix, route};
+use crate::families::spec::{Activation, NormKind, RopeKind};
+use crate::runtime::kv::{KvLayout, PageId};
+use crate::runtime::program::{BufferId, Element, Extent, MatrixId, Norm, Op, Program, Room, VectorId};
 
 /// Columns of queries that attention takes at once: they share each read of the cache.
-const ATTENTION_COLUMNS: usize = 8;
+pub(super) const ATTENTION_COLUMNS: usize = 8;
 
 /// Rows of a weight that are unpacked together.
-const PANEL_ROWS: usize = 16;
+pub(super) const PANEL_ROWS: usize = 16;
 
 /// What a thread keeps from tile to tile.
 #[derive(Default)]
 pub(super) struct Scratch {
-    panel: Panel,
-    floats: Vec<f32>,
-    queries: Vec<f32>,
-    scores: Vec<f32>,
-    positions: Vec<std::ops::Range<usize>>,
-    halves: Vec<u16>,
+    pub panel: Panel,
+    pub floats: Vec<f32>,
+    pub blocks: Vec<ActivationBlock>,
+    pub queries: Vec<f32>,
+    pub scores: Vec<f32>,
+    pub positions: Vec<std::ops::Range<usize>>,
+    pub halves: Vec<u16>,
 }
 
 impl Scratch {
@@ -58,8 +61,8 @@ pub(super) struct CpuOp<'a> {
     /// The pages of each sequence.
     pub tables: &'a [&'a [PageId]],
     pub outputs: &'a [usize],
-    /// Cosines and sines: `[columns, pairs, 2]`.
-    pub angles: &'a [f32],
+    /// Cosines and sines of each rotation: `[columns, pairs, 2]`.
+    pub angles: &'a [Vec<f32>],
     pub layout: KvLayout,
     pub kv: &'a [PlaneId],
 }
@@ -73,41 +76,58 @@ pub(super) fn rope_kind(kind: RopeKind) -> Option<rope::RopeKind> {
     }
 }
 
-fn plane(id: BufferId) -> PlaneId {
+pub(super) fn plane(id: BufferId) -> PlaneId {
     PlaneId(id.0)
 }
 
+/// Writes the angles of each column's position.
+pub(super) fn angles(frequencies: &Frequencies, columns: &[Column], angles: &mut Vec<f32>) {
+    let size = 2 * frequencies.pairs();
+    angles.resize(size * columns.len(), 0.0);
+    for (column, table) in columns.iter().zip(angles.chunks_exact_mut(size.max(1))) {
+        frequencies.table(column.position as i64, table);
+    }
+}
+
+/// The norm that `program` puts at `norm`, in place.
+pub(super) fn norm_in_place(level: Level, program: &Program, norm: &Norm, x: &mut [f32]) {
+    let (weight, epsilon) = (&program.vectors[norm.weight.0], program.spec.norm.epsilon);
+    match program.spec.norm.kind {
+        NormKind::Rms => rms_norm_in_place(level, x, weight, epsilon),
+        NormKind::Layer => {
+            let bias = norm.bias.map(|id| &*program.vectors[id.0]);
+            layer_norm_in_place(level, x, weight, bias, epsilon);
+        }
+    }
+}
+
+/// The kernels' name of an activation.
+fn activation(activation: Activation) -> elementwise::Activation {
+    match activation {
+        Activation::Silu => elementwise::Activation::Silu,
+        Activation::GeluTanh => elementwise::Activation::GeluTanh,
+        Activation::GeluErf => elementwise::Activation::GeluErf,
+        Activation::Relu => elementwise::Activation::Relu,
+        Activation::ReluSquared => elementwise::Activation::ReluSquared,
+    }
+}
+
 impl CpuOp<'_> {
-    fn count(&self, id: BufferId) -> usize {
+    pub(super) fn count(&self, id: BufferId) -> usize {
         match self.program.buffers[id.0].extent {
             Extent::Columns => self.columns.len(),
             Extent::Outputs => self.outputs.len(),
         }
     }
 
-    fn vector(&self, id: VectorId) -> &[f32] {
+    pub(super) fn vector(&self, id: VectorId) -> &[f32] {
         &self.program.vectors[id.0]
     }
 
     /// Column `c` of a float buffer.
-    fn column<'p>(&self, planes: &Reader<'p>, id: BufferId, c: usize) -> &'p [f32] {
+    pub(super) fn column<'p>(&self, planes: &Reader<'p>, id: BufferId, c: usize) -> &'p [f32] {
         let width = self.program.buffers[id.0].width;
         &planes.f32(plane(id))[c * width..(c + 1) * width]
-    }
-
-    fn angles_of(&self, column: usize) -> &[f32] {
-        let size = self.program.frequencies.as_ref().map_or(0, |f| 2 * f.pairs());
-        &self.angles[column * size..(column + 1) * size]
-    }
-
-    /// Norm, where there is one, and rotation of one head of a query or key.
-    fn prepare(&self, head: &mut [f32], norm: Option<VectorId>, column: usize) {
-        if let Some(norm) = norm {
-            rms_norm_in_place(self.level, head, self.vector(norm), self.program.spec.norm.epsilon);
-        }
-        if let Some(kind) = rope_kind(self.program.spec.rope.kind) {
-            rope(kind, head, self.angles_of(column));
-        }
     }
 
     /// Puts floats into a column of a tile, quantized if the buffer is of blocks.
@@ -129,135 +149,12 @@ impl CpuOp<'_> {
     }
 
     /// True when most columns stand for a sequence of their own.
-    fn is_decode(&self) -> bool {
+    pub(super) fn is_decode(&self) -> bool {
         2 * self.tables.len() > self.columns.len()
     }
 
-    fn rows_of(&self, weights: &[MatrixId]) -> usize {
+    pub(super) fn rows_of(&self, weights: &[MatrixId]) -> usize {
         weights.iter().map(|id| self.program.matrices[id.0].rows()).sum()
-    }
-
-    fn store_kv(
-        &self,
-        planes: &Reader<'_>,
-        tile: &mut Tile<'_>,
-        scratch: &mut Scratch,
-        qkv: BufferId,
-        norm: Option<VectorId>,
-    ) {
-        let KvLayout { heads, key_length, value_length, .. } = self.layout;
-        let attention = &self.program.spec.attention;
-        let keys_at = attention.head_count * key_length;
-        let values_at = keys_at + heads * key_length;
-        let column = tile.columns.start;
-        let is_key = column < heads;
-        let (at, length) = match is_key {
-            true => (keys_at + column * key_length, key_length),
-            false => (values_at + (column - heads) * value_length, value_length),
-        };
-        for (c, token) in self.columns.iter().enumerate() {
-            let head = &mut scratch.floats;
-            head.clear();
-            head.extend_from_slice(&self.column(planes, qkv, c)[at..at + length]);
-            if is_key {
-                self.prepare(head, norm, c);
-            }
-            let slot = slot(self.tables[token.sequence], token.position);
-            match (self.layout.kv, self.layout.kv.blocks()) {
-                (_, Some(blocks)) => {
-                    let column = bytemuck::cast_slice_mut(tile.f16(0));
-                    match is_key {
-                        true => blocks.put_key(column, slot, head),
-                        false => blocks.put_value(column, slot, head),
-                    }
-                }
-                (KvType::F32, _) if is_key => self.layout.put_key(tile.f32(0), slot, head),
-                (KvType::F32, _) => self.layout.put_value(tile.f32(0), slot, head),
-                _ => {
-                    scratch.halves.resize(length, 0);
-                    to_f16(self.level, head, &mut scratch.halves);
-                    match is_key {
-                        true => self.layout.put_key(tile.f16(0), slot, &scratch.halves),
-                        false => self.layout.put_value(tile.f16(0), slot, &scratch.halves),
-                    }
-                }
-            }
-        }
-    }
-
-    fn attend(
-        &self,
-        planes: &Reader<'_>,
-        tile: &mut Tile<'_>,
-        scratch: &mut Scratch,
-        (block, qkv, norm, window): (usize, BufferId, Option<VectorId>, Option<usize>),
-    ) {
-        // Columns of one sequence share each read of the cache.
-        let mut start = tile.columns.start;
-        while start < tile.columns.end {
-            let sequence = self.columns[start].sequence;
-            let same = self.columns[start..tile.columns.end].iter().take_while(|c| c.sequence == sequence);
-            let end = start + same.count();
-            self.attend_one(planes, tile, scratch, start..end, (block, qkv, norm, window));
-            start = end;
-        }
-    }
-
-    /// Attention of columns of one sequence.
-    fn attend_one(
-        &self,
-        planes: &Reader<'_>,
-        tile: &mut Tile<'_>,
-        scratch: &mut Scratch,
-        columns: std::ops::Range<usize>,
-        (block, qkv, norm, window): (usize, BufferId, Option<VectorId>, Option<usize>),
-    ) {
-        let spec = &self.program.spec;
-        let KvLayout { heads, key_length, value_length, .. } = self.layout;
-        let group = spec.group();
-        let kv_head = tile.rows.start / (group * value_length);
-        scratch.queries.clear();
-        scratch.positions.clear();
-        for c in columns.clone() {
-            let end = self.columns[c].position + 1;
-            let start = window.map_or(0, |w| end.saturating_sub(w));
-            let first = kv_head * group * key_length;
-            let queries = &self.column(planes, qkv, c)[first..first + group * key_length];
-            for query in queries.chunks_exact(key_length) {
-                let at = scratch.queries.len();
-                scratch.queries.extend_from_slice(query);
-                self.prepare(&mut scratch.queries[at..], norm, c);
-                scratch.positions.push(start..end);
-            }
-        }
-        let width = self.layout.width().unwrap_or(0);
-        let cached = |column: usize| {
-            let range = column * width..(column + 1) * width;
-            match (self.layout.kv, self.layout.kv.blocks()) {
-                (_, Some(blocks)) => {
-                    Cached::Blocks(blocks, bytemuck::cast_slice(&planes.f16(self.kv[block])[range]))
-                }
-                (KvType::F32, _) => Cached::F32(&planes.f32(self.kv[block])[range]),
-                _ => Cached::F16(&planes.f16(self.kv[block])[range]),
-            }
-        };
-        let head = Head {
-            keys: cached(kv_head),
-            values: cached(heads + kv_head),
-            pages: self.tables[self.columns[columns.start].sequence],
-            key_length,
-            value_length,
-            scale: spec.attention.scale,
-            soft_cap: spec.attention.soft_cap,
-        };
-        let Scratch { queries, positions, scores, floats, .. } = scratch;
-        floats.clear();
-        floats.resize(positions.len() * value_length, 0.0);
-        attention(self.level, &head, queries, positions, scores, floats);
-        let first = columns.start - tile.columns.start;
-        for (c, out) in floats.chunks_exact(group * value_length).enumerate() {
-            tile.f32(first + c).copy_from_slice(out);
-        }
     }
 
     fn multiply(
@@ -324,7 +221,10 @@ impl Operation for CpuOp<'_> {
     fn grid(&self) -> Grid {
         match self.op {
             Op::Embed { out, .. }
-            | Op::RmsNorm { out, .. }
+            | Op::AddPosition { out, .. }
+            | Op::Norm { out, .. }
+            | Op::Route { out, .. }
+            | Op::Mix { out, .. }
             | Op::Add { out, .. }
             | Op::Bias { out, .. }
             | Op::Select { out, .. }
@@ -351,6 +251,7 @@ impl Operation for CpuOp<'_> {
                     tile_rows: share.clamp(PANEL_ROWS, 256),
                 }
             }
+            Op::Experts { weights, out, at, .. } => self.grid_of_experts(weights, *out, *at),
             Op::StoreKv { .. } => {
                 let width = self.layout.width().unwrap_or(0);
                 Grid { columns: 0..self.layout.columns(), tile_columns: 1, rows: 0..width, tile_rows: width }
@@ -366,7 +267,6 @@ impl Operation for CpuOp<'_> {
     }
 
     fn compute(&self, planes: &Reader<'_>, tile: &mut Tile<'_>, scratch: &mut Scratch) {
-        let epsilon = self.program.spec.norm.epsilon;
         let c = tile.columns.start;
         match self.op {
             Op::Embed { table, scale: factor, .. } => {
@@ -377,10 +277,18 @@ impl Operation for CpuOp<'_> {
                     scale(tile.f32(0), *factor);
                 }
             }
-            Op::RmsNorm { input, weight, out } => {
-                let x = self.column(planes, *input, c);
-                scratch.floats.resize(x.len(), 0.0);
-                rms_norm(self.level, x, self.vector(*weight), epsilon, &mut scratch.floats);
+            Op::AddPosition { table, .. } => {
+                let weight = self.program.matrices[table.0].weight();
+                // A context longer than the table is refused when it is made.
+                let position = self.columns[c].position.min(weight.rows() - 1);
+                scratch.floats.resize(weight.cols(), 0.0);
+                dequantize_row(self.level, &weight, position, &mut scratch.floats);
+                add(tile.f32(0), &scratch.floats);
+            }
+            Op::Norm { input, norm, out } => {
+                scratch.floats.clear();
+                scratch.floats.extend_from_slice(self.column(planes, *input, c));
+                norm_in_place(self.level, self.program, norm, &mut scratch.floats);
                 self.put(*out, tile, 0, &scratch.floats);
             }
             Op::Quantize { input, out } => self.put(*out, tile, 0, self.column(planes, *input, c)),
@@ -391,25 +299,46 @@ impl Operation for CpuOp<'_> {
                 let bias = self.vector(*bias);
                 add(&mut tile.f32(0)[*at..*at + bias.len()], bias);
             }
-            Op::StoreKv { qkv, norm, .. } => self.store_kv(planes, tile, scratch, *qkv, *norm),
-            Op::Attention { block, qkv, norm, window, .. } => {
-                self.attend(planes, tile, scratch, (*block, *qkv, *norm, *window));
+            Op::StoreKv { qkv, norm, rotation, .. } => {
+                self.store_kv(planes, tile, scratch, *qkv, Prepare { norm: *norm, rotation: *rotation });
             }
-            Op::Gate { input, out } => {
+            Op::Attention { block, qkv, norm, rotation, window, .. } => {
+                let prepare = Prepare { norm: *norm, rotation: *rotation };
+                self.attend(
+                    planes,
+                    tile,
+                    scratch,
+                    &Attend { block: *block, qkv: *qkv, prepare, window: *window },
+                );
+            }
+            Op::Route { input, normalised, .. } => {
+                route(self.column(planes, *input, c), *normalised, tile.f32(0));
+            }
+            Op::Experts { input, chosen, weights, each, at, .. } => {
+                self.experts(
+                    planes,
+                    tile,
+                    scratch,
+                    &Chosen { input: *input, chosen: *chosen, weights, each: *each, at: *at },
+                );
+            }
+            Op::Mix { input, chosen, .. } => {
+                mix(self.column(planes, *input, c), self.column(planes, *chosen, c), tile.f32(0));
+            }
+            Op::Gate { input, gated: has_gate, out } => {
                 let unit = match self.program.buffers[out.0].element {
                     Element::F32 => 1,
                     Element::Blocks => BLOCK,
                 };
                 let rows = tile.rows.start * unit..tile.rows.end * unit;
                 let (gate, up) = self.column(planes, *input, c).split_at(self.program.buffers[out.0].width);
-                let activation = match self.program.spec.feed_forward.activation {
-                    Activation::GeluTanh => elementwise::Activation::GeluTanh,
-                    // The lowering lets no other through.
-                    _ => elementwise::Activation::Silu,
-                };
+                let activation = activation(self.program.spec.feed_forward.activation);
                 scratch.floats.clear();
                 scratch.floats.extend_from_slice(&gate[rows.clone()]);
-                gated(self.level, activation, &mut scratch.floats, &up[rows]);
+                match has_gate {
+                    true => gated(self.level, activation, &mut scratch.floats, &up[rows]),
+                    false => activate(self.level, activation, &mut scratch.floats),
+                }
                 self.put(*out, tile, 0, &scratch.floats);
             }
             Op::Add { input, scale: factor, .. } => {

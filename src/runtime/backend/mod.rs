@@ -1,6 +1,8 @@
 //! Who executes a program.
 
 pub mod cpu;
+mod cpu_attention;
+mod cpu_experts;
 mod cpu_ops;
 mod observe;
 
@@ -68,13 +70,13 @@ pub trait State: Send {
     /// The logits of output `i` of the last step.
     ///
     /// # Panics
-    /// If the last step had no such output.
+    /// If the last step had no such output, or the model has no head.
     fn logits(&mut self, i: usize) -> &mut [f32];
 
-    /// The logits of every output of the last step, to be worked on at the same time.
+    /// The logits of every output of the last step, to be worked on at the same time; none without a head.
     fn all_logits(&mut self) -> Vec<&mut [f32]>;
 
-    /// What the last norm gave for output `i` of the last step, in float32: `[embedding_length]`.
+    /// The hidden state of output `i` of the last step, after the last norm, in float32: `[embedding_length]`.
     ///
     /// # Panics
     /// If the last step had no such output.

@@ -39,11 +39,13 @@ impl EngineOptions {
     pub fn room(&self, model: &Model) -> Room {
         let context = self.context.max(1);
         let parallel = self.parallel.max(1);
+        // Where each token sees all others, a text is computed in one step.
+        let whole = !model.spec().attention.causal;
         Room {
             pages: parallel.saturating_mul(context.div_ceil(PAGE)),
             context,
-            columns: self.columns.max(parallel),
-            outputs: parallel.max(MEAN_OUTPUTS),
+            columns: self.columns.max(parallel).max(if whole { context } else { 0 }),
+            outputs: parallel.max(if whole { context } else { MEAN_OUTPUTS }),
             kv: self.kv.unwrap_or_else(|| model.usual_kv()),
         }
     }
@@ -126,7 +128,7 @@ pub type EmbedSink = Box<dyn FnOnce(Result<Embedding>) + Send>;
 /// The pooled hidden state of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embedding {
-    /// `[embedding_length]`, not normalised.
+    /// `[embedding_length]`, or what the model's projections make of it; not normalised.
     pub values: Vec<f32>,
     /// Tokens that were read.
     pub tokens: usize,

@@ -13,6 +13,8 @@ pub(super) struct Need {
     pub decoding: bool,
     /// Every token of the step needs an output.
     pub outputs_all: bool,
+    /// All tokens are computed in one step, because each sees all others.
+    pub whole: bool,
 }
 
 /// How many tokens of each sequence the next step computes. Each that decodes gets its one; the rest of the
@@ -34,7 +36,11 @@ pub(super) fn plan(needs: &[Need], columns: usize, outputs: usize) -> Vec<usize>
         if outputs_left == 0 {
             break;
         }
-        *take = need.pending.min(left).min(most);
+        let part = need.pending.min(left).min(most);
+        *take = if need.whole && part < need.pending { 0 } else { part };
+        if *take == 0 {
+            continue;
+        }
         left -= *take;
         outputs_left -= if need.outputs_all { *take } else { 1 };
     }
@@ -46,11 +52,11 @@ mod tests {
     use super::*;
 
     fn decode() -> Need {
-        Need { pending: 1, decoding: true, outputs_all: false }
+        Need { pending: 1, decoding: true, outputs_all: false, whole: false }
     }
 
     fn prompt(pending: usize) -> Need {
-        Need { pending, decoding: false, outputs_all: false }
+        Need { pending, decoding: false, outputs_all: false, whole: false }
     }
 
     #[test]
@@ -65,6 +71,13 @@ mod tests {
         assert_eq!(plan(&[prompt(1000), decode(), decode()], 512, 4), [128, 1, 1]);
         assert_eq!(plan(&[decode(), prompt(100), prompt(100)], 512, 4), [1, 100, 28]);
         assert_eq!(plan(&[decode(); 3], 3, 3), [1, 1, 1]);
+    }
+
+    #[test]
+    fn a_whole_prompt_waits_until_it_fits() {
+        let whole = |pending| Need { whole: true, outputs_all: true, ..prompt(pending) };
+        assert_eq!(plan(&[whole(300), whole(300), whole(200)], 512, 512), [300, 0, 200]);
+        assert_eq!(plan(&[whole(512)], 512, 512), [512]);
     }
 
     #[test]

@@ -59,6 +59,19 @@ pub(super) enum Pooling {
     Last,
 }
 
+/// What a sequence has to know of its model and room.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setting {
+    /// Positions of a sequence at most.
+    pub context: usize,
+    pub vocabulary: usize,
+    pub pooling: Pooling,
+    /// No token sees a later one, so that a beginning is the same whatever follows.
+    pub causal: bool,
+    /// The model has a head over the vocabulary.
+    pub writes: bool,
+}
+
 /// A request that has a slot.
 pub(super) struct Sequence {
     pub task: Task,
@@ -72,8 +85,8 @@ pub(super) struct Sequence {
     /// The pages, in order: those of the path, then its own.
     pub table: Vec<PageId>,
     path: Vec<NodeId>,
-    /// After a shift the cache holds what no other sequence can use.
-    shifted: bool,
+    /// The cache holds what no other sequence can use: after a shift, and where each token sees all others.
+    alone: bool,
     started: Option<Instant>,
     prompt_done: Option<Instant>,
 }
@@ -84,16 +97,17 @@ impl Sequence {
     /// # Errors
     /// The prompt is empty, does not fit or has tokens that the model has not, or an option is wrong; the
     /// request has been told.
-    pub(super) fn begin(
-        waiting: Waiting,
-        context: usize,
-        vocabulary: usize,
-        pooling: Pooling,
-    ) -> Option<Sequence> {
-        if let Some(wrong) = misfit(waiting.prompt(), context, vocabulary) {
+    pub(super) fn begin(waiting: Waiting, setting: &Setting) -> Option<Sequence> {
+        if let Some(wrong) = misfit(waiting.prompt(), setting) {
             waiting.fail(wrong);
             return None;
         }
+        if !setting.writes && matches!(waiting, Waiting::Generate(..)) {
+            let message = "the model makes embeddings and writes no text";
+            waiting.fail(Diagnostic::error(message).code("no-head").into());
+            return None;
+        }
+        let pooling = setting.pooling;
         let (task, tokens, cancelled) = match waiting {
             Waiting::Generate(request, mut listener) => {
                 let Request { prompt, options, shift, logprobs, logit_bias, constraint, cancelled } =
@@ -135,7 +149,7 @@ impl Sequence {
             cancelled,
             table: Vec::new(),
             path: Vec::new(),
-            shifted: false,
+            alone: !setting.causal,
             started: None,
             prompt_done: None,
         })
@@ -146,7 +160,7 @@ impl Sequence {
     pub(super) fn reuse(&mut self, pool: &mut Pool, state: &mut dyn State) {
         // Only the last hidden state is the same whoever computed those before.
         let needs_all = matches!(&self.task, Task::Embed(p) if p.pooling != Pooling::Last);
-        if needs_all || self.is_decoding() || self.pending() < 2 {
+        if needs_all || self.alone || self.is_decoding() || self.pending() < 2 {
             return;
         }
         let whole = self.path.len() * PAGE;
@@ -232,7 +246,7 @@ impl Sequence {
         if !self.is_decoding() {
             self.evaluated += n;
         }
-        if self.shifted {
+        if self.alone {
             return;
         }
         while (self.path.len() + 1) * PAGE <= self.computed {
@@ -249,7 +263,7 @@ impl Sequence {
         let own = self.table.split_off(self.path.len());
         for (i, page) in own.into_iter().enumerate() {
             let start = (self.path.len() + i) * PAGE;
-            match !self.shifted && i == 0 && self.computed > start {
+            match !self.alone && i == 0 && self.computed > start {
                 true => pool.keep(self.path.last().copied(), &self.tokens[start..self.computed], page),
                 false => pool.give(page),
             }
@@ -263,7 +277,7 @@ impl Sequence {
         let Some(shift) = Shift::half(self.computed, num_keep) else { return false };
         let from = self.table.clone();
         // Whatever comes of it, the pages are no prefix of anything any more.
-        self.shifted = true;
+        self.alone = true;
         // From the last on, so that a page that only this sequence uses is taken out of the tree.
         while let Some(node) = self.path.pop() {
             let at = self.path.len();
@@ -376,8 +390,8 @@ impl Sequence {
         pooled.sum.iter_mut().zip(hidden).for_each(|(sum, h)| *sum += f64::from(*h));
     }
 
-    /// Tells the request how it ended.
-    pub(super) fn finish(mut self, done: Done) {
+    /// Tells the request how it ended. `project` is what the model does with a pooled state.
+    pub(super) fn finish(mut self, done: Done, project: impl FnOnce(Vec<f32>) -> Vec<f32>) {
         if !self.is_decoding() {
             self.count_prompt();
         }
@@ -408,7 +422,7 @@ impl Sequence {
                     _ => 1.0,
                 };
                 let values = pooled.sum.iter().map(|v| (v / count) as f32).collect();
-                pooled.listener.tell(Ok(Embedding { values, tokens }));
+                pooled.listener.tell(Ok(Embedding { values: project(values), tokens }));
             }
         }
     }
@@ -422,7 +436,8 @@ impl Sequence {
     }
 }
 
-fn misfit(prompt: &[u32], context: usize, vocabulary: usize) -> Option<Errors> {
+fn misfit(prompt: &[u32], setting: &Setting) -> Option<Errors> {
+    let Setting { context, vocabulary, .. } = *setting;
     let len = prompt.len();
     if len == 0 {
         return Some(Diagnostic::error("there are no tokens to evaluate").code("empty-prompt").into());

@@ -10,10 +10,11 @@ use rayon::prelude::*;
 
 use super::prefix::Pool;
 use super::schedule::{Need, plan};
-use super::sequence::{Pooling, Sequence, Task};
+use super::sequence::{Pooling, Sequence, Setting, Task};
 use super::waiting::{Waiting, broken};
 use super::{EngineOptions, Shared};
 use crate::diagnostic::{Errors, Result};
+use crate::families::spec::Output;
 use crate::runtime::backend::{Column, State};
 use crate::runtime::generate::Done;
 use crate::runtime::kv::PageId;
@@ -25,7 +26,7 @@ pub(super) struct Worker {
     model: Arc<Loaded>,
     room: Room,
     options: EngineOptions,
-    pooling: Pooling,
+    setting: Setting,
     /// `None` after a panic, until a new one is made.
     state: Option<Box<dyn State>>,
     pool: Pool,
@@ -46,17 +47,29 @@ impl Worker {
         requests: mpsc::Receiver<Waiting>,
         shared: Arc<Shared>,
     ) -> Worker {
+        let spec = model.model.spec();
+        let causal = spec.attention.causal;
         let pooling = match model.pooling_type() {
             Some(1) => Pooling::Mean,
             Some(2) => Pooling::First,
-            _ => Pooling::Last,
+            Some(3) => Pooling::Last,
+            // Where no file says: the last token of a decoder has seen all, those of an encoder all have.
+            _ if causal => Pooling::Last,
+            _ => Pooling::Mean,
+        };
+        let setting = Setting {
+            context: room.context,
+            vocabulary: spec.vocab_size,
+            pooling,
+            causal,
+            writes: spec.output == Output::Logits,
         };
         Worker {
             pool: Pool::new(room.pages),
             model,
             room,
             options,
-            pooling,
+            setting,
             state: Some(state),
             requests,
             waiting: VecDeque::new(),
@@ -121,7 +134,6 @@ impl Worker {
     }
 
     fn admit(&mut self) {
-        let vocabulary = self.model.model.spec().vocab_size;
         while self.running.len() < self.options.parallel.max(1) {
             let Some(next) = self.waiting.pop_front() else { return };
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -130,9 +142,7 @@ impl Worker {
                 continue;
             }
             // What panics here is dropped, and so its request is told.
-            let begun = catch_unwind(AssertUnwindSafe(|| {
-                Sequence::begin(next, self.room.context, vocabulary, self.pooling)
-            }));
+            let begun = catch_unwind(AssertUnwindSafe(|| Sequence::begin(next, &self.setting)));
             self.running.extend(begun.ok().flatten());
         }
     }
@@ -151,7 +161,8 @@ impl Worker {
     fn end(&mut self, i: usize, done: Done) {
         let mut sequence = self.running.remove(i);
         sequence.release(&mut self.pool);
-        sequence.finish(done);
+        let program = self.model.model.program();
+        sequence.finish(done, |pooled| program.project(pooled));
     }
 
     fn fail(&mut self, i: usize, errors: Errors) {
@@ -173,7 +184,7 @@ impl Worker {
                 None => i += 1,
             }
         }
-        let needs: Vec<Need> = self.running.iter().map(need).collect();
+        let needs: Vec<Need> = self.running.iter().map(|sequence| need(sequence, &self.setting)).collect();
         let mut takes = plan(&needs, self.room.columns, self.room.outputs);
         for (sequence, take) in self.running.iter_mut().zip(&mut takes) {
             // Every sequence has pages for its whole context, so that there always is one.
@@ -310,10 +321,11 @@ impl Worker {
     }
 }
 
-fn need(sequence: &Sequence) -> Need {
+fn need(sequence: &Sequence, setting: &Setting) -> Need {
     Need {
         pending: sequence.pending(),
         decoding: sequence.is_decoding(),
         outputs_all: matches!(&sequence.task, Task::Embed(p) if p.pooling == Pooling::Mean),
+        whole: !setting.causal,
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct TokenizerJson {
 }
 
 /// A token that is matched as text.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct AddedToken {
     pub(super) id: u64,
     pub(super) content: String,
@@ -54,6 +54,10 @@ pub(super) struct Model {
     /// A string for BPE, a number for Unigram.
     #[serde(default, deserialize_with = "string_only")]
     pub(super) unk_token: Option<String>,
+    /// Unigram's unknown token.
+    pub(super) unk_id: Option<u64>,
+    /// The longest word of WordPiece.
+    pub(super) max_input_chars_per_word: Option<u64>,
     pub(super) continuing_subword_prefix: Option<String>,
     pub(super) end_of_word_suffix: Option<String>,
 }
@@ -71,7 +75,7 @@ pub(super) enum Vocab {
     /// Texts and ids, as they come in the file; nothing is checked yet.
     Ids(Vec<(String, u64)>),
     /// Pieces with scores, as Unigram has them.
-    Scores,
+    Scores(Vec<(String, f64)>),
 }
 
 impl<'de> Deserialize<'de> for Vocab {
@@ -81,7 +85,7 @@ impl<'de> Deserialize<'de> for Vocab {
             type Value = Vocab;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with an id for each token")
+                f.write_str("an object with an id for each token, or a list of pieces and scores")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vocab, A::Error> {
@@ -93,8 +97,11 @@ impl<'de> Deserialize<'de> for Vocab {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vocab, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Vocab::Scores)
+                let mut pieces = Vec::new();
+                while let Some(piece) = seq.next_element()? {
+                    pieces.push(piece);
+                }
+                Ok(Vocab::Scores(pieces))
             }
         }
         deserializer.deserialize_any(Read)

@@ -2,21 +2,38 @@
 //!
 //! What the keys cannot say or this crate does not do is refused by name, never dropped: a
 //! tokenizer that is nearly right feeds a model tokens it was not trained on.
+//!
+//! Each kind of vocabulary is drafted from the files that describe it, in this order of trust:
+//!
+//! ```text
+//! tokenizer.json, byte-level BPE        ──▶ gpt2      byte_level.rs, pipeline.rs
+//! tokenizer.model                       ──▶ llama, t5 sentencepiece.rs, protobuf.rs
+//! tokenizer.json, BPE over characters   ──▶ llama     characters.rs
+//! tokenizer.json, Unigram               ──▶ t5        unigram.rs
+//! tokenizer.json or vocab.txt, WordPiece ─▶ bert      wordpiece.rs
+//! vocab.json and merges.txt             ──▶ gpt2      byte_level.rs
+//! ```
 
+mod byte_level;
+mod characters;
 mod json;
 mod pipeline;
+mod protobuf;
+mod sentencepiece;
 mod special_tokens;
 mod tokens;
+mod unigram;
+mod wordpiece;
 
 use std::path::Path;
 
-use json::{Merge, TokenizerJson, Vocab};
-use pipeline::Pipeline;
+use json::{TokenizerJson, Vocab};
+use pipeline::Template;
+use tokens::Entry;
 
-use super::bpe::Bpe;
-use super::byte_level;
-use super::special::Special;
-use super::vocabulary::{BadToken, TokenType, Vocabulary, shown};
+use super::metadata::{LSTRIP, RSTRIP};
+use super::special::{Special, Strip};
+use super::vocabulary::{Alphabet, BadToken, TokenType, Vocabulary, shown};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::Metadata;
 
@@ -26,20 +43,54 @@ pub struct HfTokenizerFiles<'a> {
     /// The directory they are in, for messages.
     pub directory: &'a Path,
     /// `tokenizer.json`.
-    pub tokenizer_json: &'a [u8],
+    pub tokenizer_json: Option<&'a [u8]>,
+    /// `tokenizer.model`: SentencePiece's own.
+    pub tokenizer_model: Option<&'a [u8]>,
+    /// `added_tokens.json`: what is added to `tokenizer.model` or `vocab.json`.
+    pub added_tokens: Option<&'a [u8]>,
+    /// `vocab.json` of byte-level BPE; looked at where there is no `tokenizer.json`.
+    pub vocab_json: Option<&'a [u8]>,
+    /// `merges.txt`, which goes with it.
+    pub merges_txt: Option<&'a [u8]>,
+    /// `vocab.txt` of WordPiece; looked at where there is no `tokenizer.json`.
+    pub vocab_txt: Option<&'a [u8]>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<&'a [u8]>,
     /// `special_tokens_map.json`: tells what `tokenizer_config.json` does not.
     pub special_tokens_map: Option<&'a [u8]>,
     /// `generation_config.json`: which tokens end a generation.
     pub generation_config: Option<&'a [u8]>,
+    /// `config.json`: ids of special tokens that no other file names.
+    pub config: Option<&'a [u8]>,
     /// `chat_template.jinja`: goes before the template in `tokenizer_config.json`.
     pub chat_template: Option<&'a [u8]>,
     /// `vocab_size` of `config.json`: the tokens are filled up to it.
     pub vocab_size: Option<u64>,
+    /// The `tokenizer.ggml.pre` of the model's family, for byte-level files that do not say how text is cut.
+    pub pre_hint: Option<&'a str>,
 }
 
-impl HfTokenizerFiles<'_> {
+impl<'a> HfTokenizerFiles<'a> {
+    /// No file at all.
+    pub fn none(directory: &'a Path) -> HfTokenizerFiles<'a> {
+        HfTokenizerFiles {
+            directory,
+            tokenizer_json: None,
+            tokenizer_model: None,
+            added_tokens: None,
+            vocab_json: None,
+            merges_txt: None,
+            vocab_txt: None,
+            tokenizer_config: None,
+            special_tokens_map: None,
+            generation_config: None,
+            config: None,
+            chat_template: None,
+            vocab_size: None,
+            pre_hint: None,
+        }
+    }
+
     /// An error in one of the files.
     fn error(&self, file: &str, place: impl Into<String>, message: impl Into<String>) -> Diagnostic {
         Diagnostic::error(message).in_file(self.directory.join(file), place).code("bad-tokenizer")
@@ -48,85 +99,156 @@ impl HfTokenizerFiles<'_> {
 
 const TOKENIZER_JSON: &str = "tokenizer.json";
 
-/// The keys that describe the tokenizer: `tokenizer.ggml.{model,pre,tokens,token_type,merges}`, the ids of
-/// special tokens, `add_bos_token`, `add_eos_token` where there is one, and `tokenizer.chat_template`.
+/// The keys that describe the tokenizer: `tokenizer.ggml.*` and `tokenizer.chat_template`, with the values that
+/// llama.cpp's converter writes.
 ///
 /// # Errors
-/// A file is broken, or asks for something that is not supported; the message names file and place.
+/// There is no tokenizer, a file is broken, or asks for something that is not supported; the message names
+/// file and place.
 pub fn import(files: &HfTokenizerFiles<'_>) -> Result<Metadata> {
-    let json: TokenizerJson = serde_json::from_slice(files.tokenizer_json)
-        .map_err(|e| files.error(TOKENIZER_JSON, "", format!("this is no tokenizer: {e}")))?;
-    let Vocab::Ids(vocab) = &json.model.vocab else { return Err(unsupported_model(files, &json).into()) };
-    if !matches!(json.model.kind.as_deref(), Some("BPE") | None) {
-        return Err(unsupported_model(files, &json).into());
-    }
-    let pipeline = Pipeline::read(files, &json)?;
-
-    let entries = tokens::by_id(files, vocab, &json.added_tokens)?;
-    let tokens: Vec<String> = entries.iter().map(|e| e.text.clone()).collect();
-    let types: Vec<TokenType> = entries.iter().map(|e| e.kind).collect();
-    let token_type: Vec<i32> = types.iter().map(|&t| t as i32).collect();
-    let at_token = |e: BadToken| {
-        let place = entries.get(e.index).map_or_else(String::new, |entry| entry.place());
-        files.error(TOKENIZER_JSON, place, e.reason)
+    let json: Option<TokenizerJson> = match files.tokenizer_json {
+        Some(bytes) => Some(
+            serde_json::from_slice(bytes)
+                .map_err(|e| files.error(TOKENIZER_JSON, "", format!("this is no tokenizer: {e}")))?,
+        ),
+        None => None,
     };
-    let vocabulary = Vocabulary::new(&tokens, types).map_err(at_token)?;
-    Special::new(&vocabulary).map_err(at_token)?;
-    check_unknown(files, &json, &vocabulary)?;
-
-    let mut merges = Vec::with_capacity(json.model.merges.len());
-    let at_merge = |e: BadToken| files.error(TOKENIZER_JSON, format!("model.merges[{}]", e.index), e.reason);
-    for (index, merge) in json.model.merges.into_iter().enumerate() {
-        merges.push(match merge {
-            Merge::Joined(text) => text,
-            Merge::Pair(left, right) if !left.contains(' ') && !right.contains(' ') => {
-                format!("{left} {right}")
+    let kind = |json: &TokenizerJson| match (json.model.kind.as_deref(), &json.model.vocab) {
+        (Some("BPE") | None, Vocab::Ids(_)) if !characters::is_over_characters(json) => Kind::ByteLevel,
+        (Some("BPE") | None, Vocab::Ids(_)) => Kind::Characters,
+        (Some("WordPiece"), Vocab::Ids(_)) => Kind::WordPiece,
+        (Some("Unigram"), Vocab::Scores(_)) => Kind::Unigram,
+        _ => Kind::Other,
+    };
+    let draft = match (json, files.tokenizer_model) {
+        (Some(json), _) if kind(&json) == Kind::ByteLevel => byte_level::import(files, json)?,
+        (json, Some(model)) => sentencepiece::import(files, model, json.as_ref())?,
+        (Some(json), None) => match kind(&json) {
+            Kind::Characters => characters::import(files, &json)?,
+            Kind::Unigram => unigram::import(files, &json)?,
+            Kind::WordPiece => wordpiece::from_json(files, &json)?,
+            Kind::ByteLevel | Kind::Other => return Err(unsupported_model(files, &json).into()),
+        },
+        (None, None) => match (files.vocab_json, files.merges_txt, files.vocab_txt) {
+            (Some(vocab), Some(merges), _) => byte_level::import_old(files, vocab, merges)?,
+            (_, _, Some(vocab)) => wordpiece::from_text(files, vocab)?,
+            _ => {
+                return Err(Diagnostic::error("the checkpoint has no tokenizer")
+                    .in_file(files.directory, "")
+                    .code("no-tokenizer")
+                    .help("a tokenizer is tokenizer.json, tokenizer.model, vocab.json with merges.txt, or vocab.txt")
+                    .help("download the whole repository, not the weights alone")
+                    .into());
             }
-            Merge::Pair(left, right) => {
-                let reason =
-                    format!("{} or {} has a space, which no byte is written as", shown(&left), shown(&right));
-                return Err(at_merge(BadToken { index, reason }).into());
-            }
-        });
-    }
-    Bpe::new(&vocabulary, merges.iter().map(String::as_str), pipeline.ignore_merges).map_err(at_merge)?;
+        },
+    };
+    draft.finish(files)
+}
 
-    let mut metadata = Metadata::default();
-    metadata.set("tokenizer.ggml.model", "gpt2");
-    metadata.set("tokenizer.ggml.pre", pipeline.pre);
-    metadata.set("tokenizer.ggml.tokens", tokens);
-    metadata.set("tokenizer.ggml.token_type", token_type);
-    metadata.set("tokenizer.ggml.merges", merges);
-    special_tokens::import(files, &vocabulary, &pipeline.template, &mut metadata)?;
-    Ok(metadata)
+#[derive(PartialEq, Eq)]
+enum Kind {
+    ByteLevel,
+    Characters,
+    Unigram,
+    WordPiece,
+    Other,
 }
 
 fn unsupported_model(files: &HfTokenizerFiles<'_>, json: &TokenizerJson) -> Diagnostic {
     let kind = json.model.kind.as_deref().unwrap_or("without a type");
     files
-        .error(
-            TOKENIZER_JSON,
-            "model.type",
-            format!("the tokenizer model {} is not supported yet", shown(kind)),
-        )
-        .help("only byte-level `BPE` is")
+        .error(TOKENIZER_JSON, "model.type", format!("the tokenizer model {} is not supported", shown(kind)))
+        .help("supported are `BPE`, `Unigram` and `WordPiece`")
 }
 
-/// A byte without a token would become the unknown token; here it is left out.
-fn check_unknown(files: &HfTokenizerFiles<'_>, json: &TokenizerJson, vocabulary: &Vocabulary) -> Result<()> {
-    let Some(unknown) = json.model.unk_token.as_deref().filter(|t| !t.is_empty()) else { return Ok(()) };
-    let missing = (0..=255u8).find(|&byte| {
-        let in_utf8 = !matches!(byte, 0xC0 | 0xC1 | 0xF5..);
-        in_utf8 && vocabulary.id(byte_level::char_of(byte).encode_utf8(&mut [0; 4])).is_none()
-    });
-    match missing {
-        Some(byte) => {
-            let message = format!(
-                "the byte 0x{byte:02x} has no token and would become {}, which is not supported",
-                shown(unknown)
-            );
-            Err(files.error(TOKENIZER_JSON, "model.unk_token", message).into())
+/// A tokenizer as the files of one kind describe it; the files that all kinds share complete it.
+#[derive(Debug, Default)]
+struct Draft {
+    /// The file that the vocabulary is from.
+    file: &'static str,
+    /// `tokenizer.ggml.model`
+    model: &'static str,
+    /// `tokenizer.ggml.pre`
+    pre: &'static str,
+    entries: Vec<Entry>,
+    /// The entries have scores.
+    scored: bool,
+    /// `left right`, earliest first.
+    merges: Option<Vec<String>>,
+    space_prefix: Option<bool>,
+    merge_spaces: Option<bool>,
+    charsmap: Vec<u8>,
+    lowercase: Option<bool>,
+    strip_accents: Option<bool>,
+    template: Template,
+    /// Special tokens that the vocabulary's own file names, for where no other does.
+    ids: Vec<(&'static str, Option<u64>)>,
+    /// What is put around a text where no file says.
+    add_bos: bool,
+    add_eos: Option<bool>,
+}
+
+impl Draft {
+    /// The tokens, to look up special ones.
+    fn vocabulary(&self, files: &HfTokenizerFiles<'_>) -> Result<Vocabulary> {
+        let tokens: Vec<String> = self.entries.iter().map(|e| e.text.clone()).collect();
+        let types: Vec<TokenType> = self.entries.iter().map(|e| e.kind).collect();
+        let alphabet = if self.model == "gpt2" { Alphabet::ByteLevel } else { Alphabet::Spaced };
+        let at_token = |e: BadToken| {
+            let place = self.entries.get(e.index).map_or_else(String::new, Entry::place);
+            files.error(self.file, place, e.reason)
+        };
+        let vocabulary = Vocabulary::new(&tokens, types, alphabet).map_err(at_token)?;
+        Special::new(&vocabulary, &Strip::default()).map_err(at_token)?;
+        Ok(vocabulary)
+    }
+
+    fn finish(self, files: &HfTokenizerFiles<'_>) -> Result<Metadata> {
+        let vocabulary = self.vocabulary(files)?;
+        let mut metadata = Metadata::default();
+        metadata.set("tokenizer.ggml.model", self.model);
+        metadata.set("tokenizer.ggml.pre", self.pre);
+        let tokens: Vec<String> = self.entries.iter().map(|e| e.text.clone()).collect();
+        metadata.set("tokenizer.ggml.tokens", tokens);
+        if self.scored {
+            metadata.set("tokenizer.ggml.scores", self.entries.iter().map(|e| e.score).collect::<Vec<_>>());
         }
-        None => Ok(()),
+        let types: Vec<i32> = self.entries.iter().map(|e| e.kind as i32).collect();
+        metadata.set("tokenizer.ggml.token_type", types);
+        if let Some(merges) = self.merges {
+            metadata.set("tokenizer.ggml.merges", merges);
+        }
+        for (key, flag) in [
+            // Where the key is missing, there is one.
+            ("add_space_prefix", self.space_prefix.filter(|prefix| !prefix || self.model == "t5")),
+            ("remove_extra_whitespaces", self.merge_spaces),
+            ("normalizer.lowercase", self.lowercase),
+            ("normalizer.strip_accents", self.strip_accents),
+        ] {
+            if let Some(flag) = flag {
+                metadata.set(format!("tokenizer.ggml.{key}"), flag);
+            }
+        }
+        if !self.charsmap.is_empty() {
+            metadata.set("tokenizer.ggml.precompiled_charsmap", self.charsmap);
+        }
+        let added: special_tokens::Defaults<'_> = special_tokens::Defaults {
+            template: &self.template,
+            ids: &self.ids,
+            add_bos: self.add_bos,
+            add_eos: self.add_eos,
+            first_is_cls: self.model == "bert",
+        };
+        special_tokens::import(files, self.file, &vocabulary, &added, &mut metadata)?;
+        let stripping = |side: fn(&Entry) -> bool| -> Vec<i32> {
+            let ids = self.entries.iter().zip(0..).filter(|(entry, _)| side(entry));
+            ids.map(|(_, id)| id).collect()
+        };
+        for (key, ids) in [(LSTRIP, stripping(|e| e.strip.0)), (RSTRIP, stripping(|e| e.strip.1))] {
+            if !ids.is_empty() {
+                metadata.set(key, ids);
+            }
+        }
+        Ok(metadata)
     }
 }

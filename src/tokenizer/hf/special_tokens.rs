@@ -3,14 +3,16 @@
 use serde_json::{Map, Value};
 
 use super::super::end;
+use super::super::metadata::PREFIX;
 use super::super::vocabulary::{Vocabulary, shown};
+use super::HfTokenizerFiles;
 use super::pipeline::Template;
-use super::{HfTokenizerFiles, TOKENIZER_JSON};
 use crate::diagnostic::Result;
 use crate::ir::Metadata;
 
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
+const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
@@ -21,33 +23,101 @@ const NAMES: &[(&str, &str)] = &[
     ("unk", "unknown"),
     ("sep", "seperator"), // as the format spells it
     ("pad", "padding"),
-    ("cls", "cls"),
     ("mask", "mask"),
 ];
 
-/// Writes the keys that follow the vocabulary.
+/// What holds where the files that all kinds of tokenizers share are silent.
+pub(super) struct Defaults<'a> {
+    pub(super) template: &'a Template,
+    /// Names and ids.
+    pub(super) ids: &'a [(&'static str, Option<u64>)],
+    pub(super) add_bos: bool,
+    pub(super) add_eos: Option<bool>,
+    /// A text begins with CLS and ends with SEP.
+    pub(super) first_is_cls: bool,
+}
+
+/// Writes the keys that follow the vocabulary, which is in `vocabulary_file`.
 pub(super) fn import(
     files: &HfTokenizerFiles<'_>,
+    vocabulary_file: &'static str,
     vocabulary: &Vocabulary,
-    template: &Template,
+    defaults: &Defaults<'_>,
     metadata: &mut Metadata,
 ) -> Result<()> {
+    let template = defaults.template;
     let config = object(files, TOKENIZER_CONFIG, files.tokenizer_config)?;
     let generation = object(files, GENERATION_CONFIG, files.generation_config)?;
     let generation = Generation { files, object: &generation, vocabulary };
-    let ids = ids(files, vocabulary, &config, &generation)?;
+    let model_config = object(files, CONFIG, files.config)?;
+    let mut ids = ids(files, vocabulary_file, vocabulary, &config, &generation, &model_config)?;
+    // A text may begin with a token that only the post-processor names.
+    if !ids.iter().any(|(name, ..)| *name == "bos")
+        && let Some(id) = template.before.as_deref().and_then(|text| vocabulary.id(text))
+    {
+        ids.push(("bos", "bos", id));
+    }
+    for &(name, id) in defaults.ids {
+        let key = NAMES.iter().find(|(n, _)| *n == name).map(|(_, key)| *key);
+        let id = id.and_then(|id| u32::try_from(id).ok()).filter(|&id| (id as usize) < vocabulary.len());
+        if let (Some(key), Some(id), false) = (key, id, ids.iter().any(|(n, ..)| *n == name)) {
+            ids.push((name, key, id));
+        }
+    }
+    // BERT and its kin have no other first and last token than these.
+    if defaults.first_is_cls {
+        let cls = match content(
+            files,
+            TOKENIZER_CONFIG,
+            "cls_token",
+            config.get("cls_token").unwrap_or(&Value::Null),
+        )? {
+            Some(text) => vocabulary.id(text),
+            None => template.before.as_deref().and_then(|text| vocabulary.id(text)),
+        };
+        let cls = cls.or(defaults
+            .ids
+            .iter()
+            .find(|(n, _)| *n == "cls")
+            .and_then(|(_, id)| u32::try_from((*id)?).ok()));
+        let of = |name: &str| ids.iter().find(|(n, ..)| *n == name).map(|(.., id)| *id);
+        let missing = [("bos", of("bos"), cls), ("eos", of("eos"), of("sep"))];
+        for (name, own, other) in missing {
+            ids.extend(other.filter(|_| own.is_none()).map(|id| (name, name, id)));
+        }
+    }
     let id = |name: &str| ids.iter().find(|(n, ..)| *n == name).map(|(.., id)| *id);
     for (_, key, id) in &ids {
         metadata.set(format!("tokenizer.ggml.{key}_token_id"), *id);
     }
     ends(&generation, id("eos"), metadata)?;
 
-    let around = Around { files, vocabulary, config: &config };
+    let around = Around { files, vocabulary_file, vocabulary, config: &config };
     // Always written: what its absence means differs from one pre-tokenizer to another.
-    let add_bos = around.adds("bos", id("bos"), template.before.as_deref())?.unwrap_or(false);
+    let add_bos = around.adds("bos", id("bos"), template.before.as_deref())?;
+    let add_bos = add_bos.unwrap_or(defaults.add_bos && id("bos").is_some());
     metadata.set("tokenizer.ggml.add_bos_token", add_bos);
-    if let Some(add_eos) = around.adds("eos", id("eos"), template.after.as_deref())? {
+    let add_eos = around.adds("eos", id("eos"), template.after.as_deref())?;
+    let add_eos = add_eos.or(defaults.add_eos.map(|adds| adds && id("eos").is_some()));
+    if let Some(add_eos) = add_eos.or(template.decides.then_some(false)) {
         metadata.set("tokenizer.ggml.add_eos_token", add_eos);
+    }
+    if let Some(between) = template.between {
+        metadata.set("tokenizer.ggml.add_sep_token", between);
+    }
+    if add_bos && !template.then.is_empty() {
+        let ids = template.then.iter().map(|text| {
+            match vocabulary.id(text).and_then(|id| i32::try_from(id).ok()) {
+                Some(id) => Ok(id),
+                None => {
+                    let message =
+                        format!("the post-processor puts {} before a text, which is no token", shown(text));
+                    Err(files.error(vocabulary_file, "post_processor", message))
+                }
+            }
+        });
+        let ids: std::result::Result<Vec<i32>, _> = ids.collect();
+        metadata.set(PREFIX, ids?);
     }
     if let Some(template) = chat_template(files, &config)? {
         metadata.set("tokenizer.chat_template", template);
@@ -58,9 +128,11 @@ pub(super) fn import(
 /// The special tokens that the files name: Hugging Face's name, GGUF's, and the id.
 fn ids(
     files: &HfTokenizerFiles<'_>,
+    vocabulary_file: &'static str,
     vocabulary: &Vocabulary,
     config: &Map<String, Value>,
     generation: &Generation<'_>,
+    model_config: &Map<String, Value>,
 ) -> Result<Vec<(&'static str, &'static str, u32)>> {
     let map = object(files, SPECIAL_TOKENS_MAP, files.special_tokens_map)?;
     let mut ids = Vec::new();
@@ -76,22 +148,31 @@ fn ids(
                 let id = vocabulary.id(text);
                 // The others do not take part in generation.
                 if id.is_none() && needed {
-                    let message = format!("{} is not in the vocabulary of tokenizer.json", shown(text));
+                    let message = format!("{} is not in the vocabulary of {vocabulary_file}", shown(text));
                     return Err(files.error(file, field, message).into());
                 }
                 id
             }
-            None if needed => generation.ids(&format!("{name}_token_id"))?.first().copied(),
-            None => None,
+            None => match of_config(model_config, name, vocabulary) {
+                None if needed => generation.ids(&format!("{name}_token_id"))?.first().copied(),
+                id => id,
+            },
         };
         ids.extend(id.map(|id| (name, key, id)));
     }
     Ok(ids)
 }
 
+/// The id that the model's configuration has for a special token, if it is one number of the vocabulary.
+fn of_config(config: &Map<String, Value>, name: &str, vocabulary: &Vocabulary) -> Option<u32> {
+    let id = config.get(&format!("{name}_token_id"))?.as_u64()?;
+    u32::try_from(id).ok().filter(|id| (*id as usize) < vocabulary.len())
+}
+
 /// What is put before and after a text.
 struct Around<'a> {
     files: &'a HfTokenizerFiles<'a>,
+    vocabulary_file: &'static str,
     vocabulary: &'a Vocabulary,
     config: &'a Map<String, Value>,
 }
@@ -105,7 +186,7 @@ impl Around<'_> {
         {
             let message =
                 format!("the post-processor puts {} around a text, which is not {name}", shown(put));
-            return Err(self.files.error(TOKENIZER_JSON, "post_processor", message).into());
+            return Err(self.files.error(self.vocabulary_file, "post_processor", message).into());
         }
         let field = format!("add_{name}_token");
         let bad = |message: &str| self.files.error(TOKENIZER_CONFIG, &field, format!("`{field}` {message}"));
@@ -164,7 +245,11 @@ impl Generation<'_> {
 }
 
 /// A JSON object; empty where there is no file.
-fn object(files: &HfTokenizerFiles<'_>, file: &str, bytes: Option<&[u8]>) -> Result<Map<String, Value>> {
+pub(super) fn object(
+    files: &HfTokenizerFiles<'_>,
+    file: &str,
+    bytes: Option<&[u8]>,
+) -> Result<Map<String, Value>> {
     let Some(bytes) = bytes else { return Ok(Map::new()) };
     let object = serde_json::from_slice(bytes)
         .map_err(|e| files.error(file, "", format!("this is no JSON object: {e}")))?;

@@ -1,7 +1,8 @@
 //! The tokens in the order of their ids.
 
+use super::super::vocabulary::{SPACE, TokenType, shown};
 use super::json::AddedToken;
-use super::{HfTokenizerFiles, TOKENIZER_JSON, TokenType, shown};
+use super::{HfTokenizerFiles, TOKENIZER_JSON};
 use crate::diagnostic::Result;
 
 /// The most ids without a token, between tokens and after them. Makers round the size of the
@@ -13,8 +14,49 @@ const MAX_UNNAMED: usize = 1 << 16;
 pub(super) struct Entry {
     pub(super) text: String,
     pub(super) kind: TokenType,
+    /// How good a merge into it is, or how likely it is; only some models have scores.
+    pub(super) score: f32,
+    /// It takes the white space before and after it.
+    pub(super) strip: (bool, bool),
     /// Its index among the added tokens, if it is one.
     added: Option<usize>,
+}
+
+/// True for the texts of control tokens that makers forgot to call special.
+pub(super) fn looks_special(text: &str) -> bool {
+    let within = |start, end| text.starts_with(start) && text.ends_with(end);
+    matches!(text, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")
+        || within("<|", "|>")
+        || within("<｜", "｜>")
+        || within("<unused", ">")
+}
+
+/// The score of tokens that were added to a vocabulary with scores.
+pub(super) const ADDED_SCORE: f32 = -1000.0;
+/// The score of ids without a token.
+pub(super) const UNUSED_SCORE: f32 = -10000.0;
+
+impl Entry {
+    /// A token of a model's own vocabulary.
+    pub(super) fn own(text: String, kind: TokenType, score: f32) -> Entry {
+        Entry { text, kind, score, strip: (false, false), added: None }
+    }
+
+    /// An added token, the `index`th.
+    pub(super) fn added(token: &AddedToken, index: usize) -> Entry {
+        // The texts of control tokens are matched as they are; those of others are plain text with spaces.
+        let (kind, text) = match token.special || looks_special(&token.content) {
+            true => (TokenType::Control, token.content.clone()),
+            false => (TokenType::UserDefined, token.content.replace(SPACE, " ")),
+        };
+        let strip = (token.lstrip, token.rstrip);
+        Entry { text, kind, score: ADDED_SCORE, strip, added: Some(index) }
+    }
+
+    /// What stands for an id without a token.
+    pub(super) fn unused(id: usize) -> Entry {
+        Entry::own(format!("[PAD{id}]"), TokenType::Unused, UNUSED_SCORE)
+    }
 }
 
 impl Entry {
@@ -33,20 +75,19 @@ impl Entry {
 /// An id is far from the others or has two tokens, or an added token asks for more than to be found.
 pub(super) fn by_id(
     files: &HfTokenizerFiles<'_>,
-    vocab: &[(String, u64)],
+    vocab: impl ExactSizeIterator<Item = (Entry, u64)>,
     added_tokens: &[AddedToken],
 ) -> Result<Vec<Entry>> {
     let named = vocab.len() + added_tokens.len();
     let mut table = Table { files, named, most: named.saturating_add(MAX_UNNAMED), entries: Vec::new() };
-    for (text, id) in vocab {
-        table.put(*id, Entry { text: text.clone(), kind: TokenType::Normal, added: None })?;
+    for (entry, id) in vocab {
+        table.put(id, entry)?;
     }
     for (index, token) in added_tokens.iter().enumerate() {
-        let kind = if token.special { TokenType::Control } else { TokenType::UserDefined };
-        let entry = Entry { text: token.content.clone(), kind, added: Some(index) };
-        let asked = [("lstrip", token.lstrip), ("rstrip", token.rstrip), ("single_word", token.single_word)];
-        if let Some((field, _)) = asked.iter().find(|(_, asked)| *asked) {
-            let message = format!("`{field}` of the added token {} is not supported", shown(&token.content));
+        let entry = Entry::added(token, index);
+        if token.single_word {
+            let message =
+                format!("`single_word` of the added token {} is not supported", shown(&token.content));
             return Err(files.error(TOKENIZER_JSON, entry.place(), message).into());
         }
         table.put(token.id, entry)?;
@@ -73,7 +114,9 @@ impl Table<'_> {
         self.grow(at + 1);
         // An added token may be one of the vocabulary too; it is what the added one says.
         if let Some(other) = &self.entries[at]
-            && (entry.added.is_none() || other.added.is_some() || other.text != entry.text)
+            && (entry.added.is_none()
+                || other.added.is_some()
+                || other.text.replace(SPACE, " ") != entry.text.replace(SPACE, " "))
         {
             let message = format!("the id {id} is that of {} already", shown(&other.text));
             return Err(self.files.error(TOKENIZER_JSON, entry.place(), message).into());
@@ -101,7 +144,7 @@ impl Table<'_> {
                 self.files.error("config.json", "vocab_size", message)
             })?);
         }
-        let unused = |id: usize| Entry { text: format!("[PAD{id}]"), kind: TokenType::Unused, added: None };
-        Ok(self.entries.into_iter().enumerate().map(|(id, e)| e.unwrap_or_else(|| unused(id))).collect())
+        let entries = self.entries.into_iter().enumerate();
+        Ok(entries.map(|(id, entry)| entry.unwrap_or_else(|| Entry::unused(id))).collect())
     }
 }

@@ -42,6 +42,8 @@ environment.globals["strftime_now"] = lambda form: NOW.strftime(form)
 
 def message(m):
     out = {"role": m["role"], "content": m["content"]}
+    if m.get("thinking"):
+        out["reasoning_content"] = out["thinking"] = m["thinking"]
     if m.get("tool_calls"):
         out["tool_calls"] = [
             {"id": c["id"], "type": "function", "function": {"name": c["name"], "arguments": c["arguments"]}}
@@ -69,6 +71,7 @@ def main():
                     add_generation_prompt=True,
                     bos_token="<s>",
                     eos_token="</s>",
+                    **({"enable_thinking": c["think"]} if "think" in c else {}),
                 )
             except jinja2.exceptions.TemplateError as e:
                 text = "!!! " + str(e)

@@ -170,7 +170,7 @@ fn build(
     }
     let options = Options { preset, ..Options::default() };
     let context = Context::new(&world, Some(store), PathBuf::from(UPLOADS), options);
-    let module = pipeline::compile(&recipe, &context, &mut |_, _| {});
+    let module = pipeline::compile(&recipe, &context, &app.renderer, &mut |_, _| {});
     for note in context.take_notes() {
         lines.say(failures::told(app, &note));
     }

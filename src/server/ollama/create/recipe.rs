@@ -10,7 +10,7 @@ use super::uploads::{ADAPTERS, FILES};
 use super::{CreateRequest, name};
 use crate::diagnostic::{Source, Span};
 use crate::ir::{Message, ParameterValue, Prompt, Role};
-use crate::modelfile::{self, Recipe, Spanned, parameters};
+use crate::modelfile::{self, AdapterLine, Recipe, Spanned, parameters};
 use crate::passes::quantize::mixture::{self, Preset};
 use crate::prompt::{self, Template};
 use crate::server::answer::parameters_from_json;
@@ -67,11 +67,14 @@ impl Plan {
             (None, _) => (FILES.to_owned(), first_status(&files), None),
         };
         let mut recipe = Recipe { from: vec![spanned("from", line)], ..Recipe::default() };
-        recipe.adapters.extend(match adapters.as_slice() {
+        let adapter = match adapters.as_slice() {
             [] => None,
-            [(path, _)] if is_gguf(path) => Some(spanned("adapters", path.display().to_string())),
-            _ => Some(spanned("adapters", ADAPTERS.to_owned())),
-        });
+            [(path, _)] if is_gguf(path) => Some(path.display().to_string()),
+            _ => Some(ADAPTERS.to_owned()),
+        };
+        recipe
+            .adapters
+            .extend(adapter.map(|path| AdapterLine { path: spanned("adapters", path), scale: None }));
         let some = |text: Option<String>| text.filter(|t| !t.is_empty());
         recipe.prompt = Prompt {
             template: some(request.template),

@@ -109,6 +109,7 @@ type conversation struct {
 		Content    string `json:"content"`
 		ToolName   string `json:"tool_name"`
 		ToolCallID string `json:"tool_call_id"`
+		Thinking   string `json:"thinking"`
 		ToolCalls  []struct {
 			ID        string    `json:"id"`
 			Name      string    `json:"name"`
@@ -116,6 +117,7 @@ type conversation struct {
 		} `json:"tool_calls"`
 	} `json:"messages"`
 	Tools tools `json:"tools"`
+	Think *bool `json:"think"`
 }
 
 var typescript = map[string]string{
@@ -147,7 +149,11 @@ func check(err error) {
 }
 
 func parse(source string) *template.Template {
-	functions := template.FuncMap{"json": text, "toTypeScriptType": typeScriptType}
+	functions := template.FuncMap{
+		"json": text, "toTypeScriptType": typeScriptType,
+		"currentDate":   func(...string) string { return "2026-11-24" },
+		"yesterdayDate": func(...string) string { return "2026-11-23" },
+	}
 	return template.Must(template.New("").Option("missingkey=zero").Funcs(functions).Parse(source))
 }
 
@@ -162,7 +168,7 @@ func render(source string, c conversation) string {
 			messages[n-1].Content += "\n\n" + m.Content
 			continue
 		}
-		one := &message{Role: m.Role, Content: m.Content, ToolName: m.ToolName, ToolCallID: m.ToolCallID}
+		one := &message{Role: m.Role, Content: m.Content, Thinking: m.Thinking, ToolName: m.ToolName, ToolCallID: m.ToolCallID}
 		for i, t := range m.ToolCalls {
 			k := call{ID: t.ID}
 			k.Function.Index, k.Function.Name, k.Function.Arguments = i, t.Name, t.Arguments
@@ -174,7 +180,7 @@ func render(source string, c conversation) string {
 	if strings.Contains(source, ".Messages") {
 		check(parse(source).Execute(&out, map[string]any{
 			"System": strings.Join(system, "\n\n"), "Messages": messages, "Tools": c.Tools, "Response": "",
-			"Think": false, "ThinkLevel": "", "IsThinkSet": false,
+			"Think": c.Think != nil && *c.Think, "ThinkLevel": "", "IsThinkSet": c.Think != nil,
 		}))
 		return out.String()
 	}

@@ -1,0 +1,211 @@
+//! Attention on the CPU: keys and values go to the cache, queries look at it.
+
+use mdl_kernels::ops::attention::{Cached, Head, attention};
+use mdl_kernels::ops::elementwise::{scale, to_f16};
+use mdl_kernels::ops::norm::{layer_norm_in_place, rms_norm_in_place, rms_scale};
+use mdl_kernels::ops::rope::rope;
+use mdl_kernels::region::{Reader, Tile};
+
+use super::cpu_ops::{CpuOp, Scratch, rope_kind};
+use crate::families::spec::QkNorm;
+use crate::runtime::kv::{KvLayout, KvType, slot};
+use crate::runtime::program::{BufferId, VectorId};
+
+/// What happens to the head of a query or key first.
+#[derive(Clone, Copy)]
+pub(super) struct Prepare {
+    pub norm: Option<VectorId>,
+    /// The number of the rotation.
+    pub rotation: Option<usize>,
+}
+
+/// An operation of attention.
+pub(super) struct Attend {
+    pub block: usize,
+    pub qkv: BufferId,
+    pub prepare: Prepare,
+    pub window: Option<usize>,
+}
+
+impl CpuOp<'_> {
+    /// Norm, where there is one, and rotation of one head of a query or key: head `i` of `all`.
+    fn prepare(&self, head: &mut [f32], (i, all): (usize, &[f32]), prepare: Prepare, column: usize) {
+        let (length, epsilon) = (head.len(), self.program.spec.norm.epsilon);
+        if let Some(norm) = prepare.norm {
+            let weight = self.vector(norm);
+            match self.program.spec.attention.qk_norm {
+                Some(QkNorm::All) => {
+                    let factor = rms_scale(self.level, all, epsilon);
+                    let weight = &weight[i * length..(i + 1) * length];
+                    head.iter_mut().zip(weight).for_each(|(v, w)| *v = *v * factor * w);
+                }
+                Some(QkNorm::LayerOfHead) => {
+                    let weight = &weight[i * length..(i + 1) * length];
+                    layer_norm_in_place(self.level, head, weight, None, epsilon);
+                }
+                _ => rms_norm_in_place(self.level, head, weight, epsilon),
+            }
+        }
+        if let (Some(kind), Some(rotation)) = (rope_kind(self.program.spec.rope.kind), prepare.rotation) {
+            let size = 2 * self.program.rotations[rotation].pairs();
+            rope(kind, head, &self.angles[rotation][column * size..(column + 1) * size]);
+        }
+    }
+
+    /// What a query at `position` is multiplied with.
+    fn temperature(&self, position: usize) -> f32 {
+        match &self.program.spec.attention.temperature {
+            None => 1.0,
+            Some(t) => 1.0 + t.scale * libm::log1pf((position / t.original_context_length) as f32),
+        }
+    }
+
+    /// The last position of the sequence that column `c` is of, in this step.
+    fn last_position(&self, c: usize) -> usize {
+        let sequence = self.columns[c].sequence;
+        let same = self.columns[c..].iter().take_while(|column| column.sequence == sequence);
+        same.last().map_or(0, |column| column.position)
+    }
+
+    /// The positions that a query sees; `last` is the sequence's last.
+    fn sees(&self, position: usize, last: usize, window: Option<usize>) -> std::ops::Range<usize> {
+        if self.program.spec.attention.causal {
+            let end = position + 1;
+            return window.map_or(0, |w| end.saturating_sub(w))..end;
+        }
+        match window {
+            None => 0..last + 1,
+            Some(w) => position.saturating_sub(w / 2)..(position + w / 2).min(last) + 1,
+        }
+    }
+
+    pub(super) fn store_kv(
+        &self,
+        planes: &Reader<'_>,
+        tile: &mut Tile<'_>,
+        scratch: &mut Scratch,
+        qkv: BufferId,
+        prepare: Prepare,
+    ) {
+        let KvLayout { heads, key_length, value_length, .. } = self.layout;
+        let attention = &self.program.spec.attention;
+        let keys_at = attention.head_count * key_length;
+        let values_at = keys_at + heads * key_length;
+        let column = tile.columns.start;
+        let is_key = column < heads;
+        let (at, length) = match is_key {
+            true => (keys_at + column * key_length, key_length),
+            false => (values_at + (column - heads) * value_length, value_length),
+        };
+        for (c, token) in self.columns.iter().enumerate() {
+            let head = &mut scratch.floats;
+            head.clear();
+            head.extend_from_slice(&self.column(planes, qkv, c)[at..at + length]);
+            if is_key {
+                let all = &self.column(planes, qkv, c)[keys_at..values_at];
+                self.prepare(head, (column, all), prepare, c);
+            }
+            let slot = slot(self.tables[token.sequence], token.position);
+            match (self.layout.kv, self.layout.kv.blocks()) {
+                (_, Some(blocks)) => {
+                    let column = bytemuck::cast_slice_mut(tile.f16(0));
+                    match is_key {
+                        true => blocks.put_key(column, slot, head),
+                        false => blocks.put_value(column, slot, head),
+                    }
+                }
+                (KvType::F32, _) if is_key => self.layout.put_key(tile.f32(0), slot, head),
+                (KvType::F32, _) => self.layout.put_value(tile.f32(0), slot, head),
+                _ => {
+                    scratch.halves.resize(length, 0);
+                    to_f16(self.level, head, &mut scratch.halves);
+                    match is_key {
+                        true => self.layout.put_key(tile.f16(0), slot, &scratch.halves),
+                        false => self.layout.put_value(tile.f16(0), slot, &scratch.halves),
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn attend(
+        &self,
+        planes: &Reader<'_>,
+        tile: &mut Tile<'_>,
+        scratch: &mut Scratch,
+        op: &Attend,
+    ) {
+        // Columns of one sequence share each read of the cache.
+        let mut start = tile.columns.start;
+        while start < tile.columns.end {
+            let sequence = self.columns[start].sequence;
+            let same = self.columns[start..tile.columns.end].iter().take_while(|c| c.sequence == sequence);
+            let end = start + same.count();
+            self.attend_one(planes, tile, scratch, start..end, op);
+            start = end;
+        }
+    }
+
+    /// Attention of columns of one sequence.
+    fn attend_one(
+        &self,
+        planes: &Reader<'_>,
+        tile: &mut Tile<'_>,
+        scratch: &mut Scratch,
+        columns: std::ops::Range<usize>,
+        op: &Attend,
+    ) {
+        let spec = &self.program.spec;
+        let KvLayout { heads, key_length, value_length, .. } = self.layout;
+        let group = spec.group();
+        let kv_head = tile.rows.start / (group * value_length);
+        let last = self.last_position(columns.start);
+        scratch.queries.clear();
+        scratch.positions.clear();
+        for c in columns.clone() {
+            let range = self.sees(self.columns[c].position, last, op.window);
+            let first = kv_head * group * key_length;
+            let all = &self.column(planes, op.qkv, c)[..spec.attention.head_count * key_length];
+            let queries = &all[first..first + group * key_length];
+            let temperature = self.temperature(self.columns[c].position);
+            for (i, query) in queries.chunks_exact(key_length).enumerate() {
+                let at = scratch.queries.len();
+                scratch.queries.extend_from_slice(query);
+                let query = &mut scratch.queries[at..];
+                self.prepare(query, (kv_head * group + i, all), op.prepare, c);
+                if temperature != 1.0 {
+                    scale(query, temperature);
+                }
+                scratch.positions.push(range.clone());
+            }
+        }
+        let width = self.layout.width().unwrap_or(0);
+        let cached = |column: usize| {
+            let range = column * width..(column + 1) * width;
+            match (self.layout.kv, self.layout.kv.blocks()) {
+                (_, Some(blocks)) => {
+                    Cached::Blocks(blocks, bytemuck::cast_slice(&planes.f16(self.kv[op.block])[range]))
+                }
+                (KvType::F32, _) => Cached::F32(&planes.f32(self.kv[op.block])[range]),
+                _ => Cached::F16(&planes.f16(self.kv[op.block])[range]),
+            }
+        };
+        let head = Head {
+            keys: cached(kv_head),
+            values: cached(heads + kv_head),
+            pages: self.tables[self.columns[columns.start].sequence],
+            key_length,
+            value_length,
+            scale: spec.attention.scale,
+            soft_cap: spec.attention.soft_cap,
+        };
+        let Scratch { queries, positions, scores, floats, .. } = scratch;
+        floats.clear();
+        floats.resize(positions.len() * value_length, 0.0);
+        attention(self.level, &head, queries, positions, scores, floats);
+        let first = columns.start - tile.columns.start;
+        for (c, out) in floats.chunks_exact(group * value_length).enumerate() {
+            tile.f32(first + c).copy_from_slice(out);
+        }
+    }
+}

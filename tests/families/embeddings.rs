@@ -1,0 +1,65 @@
+//! Encoders, and decoders that make embeddings.
+
+use std::sync::{Arc, mpsc};
+
+use mdl::runtime::batch::{Engine, EngineOptions};
+use mdl::runtime::loaded::Loaded;
+use mdl::tokenizer::EncodeOptions;
+
+use crate::fixture::{Fixture, floats, ids};
+
+fn embed(engine: &Engine, tokens: Vec<u32>) -> Vec<f32> {
+    let (sender, receiver) = mpsc::channel();
+    engine.embed(tokens, Arc::default(), Box::new(move |result| sender.send(result).unwrap()));
+    receiver.recv().unwrap().unwrap().values
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn engine(loaded: Loaded) -> (Arc<Loaded>, Engine) {
+    let loaded = Arc::new(loaded);
+    let options = EngineOptions { parallel: 2, context: 128, columns: 64, kv: None };
+    let engine = Engine::start(loaded.clone(), options).unwrap();
+    (loaded, engine)
+}
+
+#[test]
+fn embeddings_are_those_of_transformers() {
+    let out = tempfile::tempdir().unwrap();
+    let (mut problems, mut cases) = (Vec::new(), 0);
+    for fixture in Fixture::all() {
+        let Some(reference) = fixture.json("reference.json") else { continue };
+        let Some(inputs) = reference.get("inputs").and_then(|v| v.as_array()).cloned() else { continue };
+        let name = &fixture.name;
+        for (preset, least) in [("f32", 0.999_99), ("q8_0", 0.995)] {
+            let (loaded, engine) = match fixture.load(preset, out.path()) {
+                Ok(loaded) => engine(loaded),
+                Err(e) => {
+                    problems.push(e);
+                    continue;
+                }
+            };
+            for input in &inputs {
+                cases += 1;
+                let tokens = ids(&input["ids"]);
+                let text = input["text"].as_str().unwrap();
+                let options = EncodeOptions { add_special: true, parse_special: false };
+                let own = loaded.tokenizer.encode(text, options);
+                if own != tokens {
+                    problems.push(format!("{name}: {text:?} is {own:?}, not {tokens:?}"));
+                }
+                let similarity = cosine(&embed(&engine, tokens), &floats(&input["embedding"]));
+                println!("{name:>24} {preset}: {similarity:.7}");
+                if similarity < least {
+                    problems.push(format!("{name} {preset}: {similarity} for {text:?}"));
+                }
+            }
+        }
+    }
+    println!("{cases} cases");
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
