@@ -132,7 +132,7 @@ pub(super) fn read(metadata: &Metadata) -> Result<Tokenizer> {
     let special = Special::new(&vocabulary, &strip).map_err(at(TOKENS))?;
 
     let mut warnings = Vec::new();
-    let unknown_or = || unknown.ok_or_else(|| missing(UNKNOWN));
+    let unknown_or = || -> Result<u32> { Ok(unknown.ok_or_else(|| missing(UNKNOWN))?) };
     let model = match kind.name {
         "gpt2" => {
             let pre_tokenizer = pre_tokenizer(metadata, &mut warnings)?;
