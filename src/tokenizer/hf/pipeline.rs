@@ -325,7 +325,10 @@ fn between(part: &Value, template: &Template) -> Option<bool> {
         pair = rest;
     }
     match pair {
-        [a, middle @ .., b] if is(a, "A") && is(b, "B") && !middle.is_empty() => Some(middle.len() == 2),
+        [a, middle @ .., b] if is(a, "A") && is(b, "B") && !middle.is_empty() => {
+            let second = middle.get(1).and_then(token);
+            Some(middle.len() == 2 && second.is_some() && second == template.after)
+        }
         _ => None,
     }
 }
