@@ -291,15 +291,17 @@ impl<'a> Hparams<'a> {
     /// It says something else, or not of every block.
     pub(super) fn window_blocks(&self) -> Result<Option<Vec<bool>>> {
         let Some(types) = self.config.optional_strs("layer_types")? else { return Ok(None) };
-        let window = |name: &&str| match *name {
-            "sliding_attention" => Ok(true),
-            "full_attention" => Ok(false),
-            other => {
-                let message = format!("attention of the kind \"{other}\" is not supported");
-                Err(self.config.error("layer_types", message))
+        let window = |name: &&str| -> Result<bool> {
+            match *name {
+                "sliding_attention" => Ok(true),
+                "full_attention" => Ok(false),
+                other => {
+                    let message = format!("attention of the kind \"{other}\" is not supported");
+                    Err(self.config.error("layer_types", message).into())
+                }
             }
         };
-        let blocks = types.iter().map(window).collect::<std::result::Result<Vec<bool>, _>>()?;
+        let blocks = types.iter().map(window).collect::<Result<Vec<bool>>>()?;
         if blocks.len() as u64 != self.blocks {
             let message = format!("{} entries for {} layers", blocks.len(), self.blocks);
             return Err(self.config.error("layer_types", message).into());

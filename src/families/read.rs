@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
             });
         }
         let key = "rope.scaling.factor";
-        let factor = || self.f32(key).ok_or_else(|| self.missing(key));
+        let factor = || -> Result<f32> { self.f32(key).ok_or_else(|| self.missing(key).into()) };
         match self.str("rope.scaling.type").unwrap_or("none") {
             "none" => Ok(RopeScaling::None),
             "linear" => Ok(RopeScaling::Linear { factor: factor()? }),

@@ -106,17 +106,13 @@ pub(super) fn import(
         metadata.set("tokenizer.ggml.add_sep_token", between);
     }
     if add_bos && !template.then.is_empty() {
-        let ids = template.then.iter().map(|text| {
-            match vocabulary.id(text).and_then(|id| i32::try_from(id).ok()) {
-                Some(id) => Ok(id),
-                None => {
-                    let message =
-                        format!("the post-processor puts {} before a text, which is no token", shown(text));
-                    Err(files.error(vocabulary_file, "post_processor", message))
-                }
-            }
-        });
-        let ids: std::result::Result<Vec<i32>, _> = ids.collect();
+        let id = |text: &String| -> Result<i32> {
+            let id = vocabulary.id(text).and_then(|id| i32::try_from(id).ok());
+            let message =
+                || format!("the post-processor puts {} before a text, which is no token", shown(text));
+            id.ok_or_else(|| files.error(vocabulary_file, "post_processor", message()).into())
+        };
+        let ids: Result<Vec<i32>> = template.then.iter().map(id).collect();
         metadata.set(PREFIX, ids?);
     }
     if let Some(template) = chat_template(files, &config)? {
