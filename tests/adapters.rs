@@ -101,6 +101,7 @@ fn fused_weights_are_those_that_the_makers_merge() {
         "peft-dora",
         "peft-head",
         "peft-embed",
+        "peft-embed-alone",
         "peft-head-lora",
         "peft-tied",
         "mlx-lora",
@@ -111,9 +112,9 @@ fn fused_weights_are_those_that_the_makers_merge() {
         let module = compile(&format!("ADAPTER {case}\n")).unwrap();
         let mut expected = merged(case, &module);
         // The output matrix follows the embeddings, until one of them changes alone.
-        let untied = ["peft-head", "peft-embed", "peft-head-lora"].contains(&case);
+        let untied = ["peft-head", "peft-embed", "peft-embed-alone", "peft-head-lora"].contains(&case);
         assert_eq!(module.tensor("output.weight").is_some(), untied, "{case}");
-        if case == "peft-embed" {
+        if case.starts_with("peft-embed") {
             expected.insert("output.weight".to_owned(), base["token_embd.weight"].clone());
         }
         let found = all_values(&module);
@@ -136,9 +137,11 @@ fn fused_weights_are_those_that_the_makers_merge() {
 /// llama.cpp's converter puts the rows of `lora_b` in GGUF's order, as import does those of the matrix.
 #[test]
 fn an_adapter_in_gguf_gives_what_the_one_it_was_made_from_gives() {
-    let (gguf, peft) =
-        (compile("ADAPTER gguf/adapter.gguf\n").unwrap(), compile("ADAPTER peft-plain\n").unwrap());
-    assert_eq!(all_values(&gguf), all_values(&peft));
+    for (gguf, peft) in [("adapter", "plain"), ("embed", "embed-alone")] {
+        let gguf = compile(&format!("ADAPTER gguf/{gguf}.gguf\n")).unwrap();
+        let peft = compile(&format!("ADAPTER peft-{peft}\n")).unwrap();
+        assert_eq!(all_values(&gguf), all_values(&peft));
+    }
 }
 
 /// An adapter of PEFT in a folder of its own, with tensors of zeros.

@@ -210,6 +210,19 @@ fn an_adapter_is_kept_and_shown() {
     let again = place.write("again/Modelfile", &shown).display().to_string();
     place.ok(&["build", "-t", "again", "--no-fuse", &again]);
     assert_eq!(place.ok(&["show", "again", "--modelfile"]).replace("again", "kept"), shown);
+    // What a model is, it stays under another prompt; it is fused where its weights are written anew.
+    let brief = place.write("brief/Modelfile", "FROM kept\nSYSTEM You are brief.\n").display().to_string();
+    place.ok(&["build", "-t", "brief", &brief]);
+    let of = |name: &str, keyword: &str| {
+        let text = place.ok(&["show", name, "--modelfile"]);
+        text.lines().filter(|line| line.starts_with(keyword)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of("brief", "FROM "), of("brief", "ADAPTER ")),
+        (of("kept", "FROM "), of("kept", "ADAPTER "))
+    );
+    place.ok(&["build", "-t", "fused", "-q", "q8_0", "--allow-requantize", &brief]);
+    assert!(of("fused", "ADAPTER ").is_empty() && of("fused", "FROM ") != of("kept", "FROM "));
     place.ok(&["verify"]);
 
     let message = place.fails(2, &["build", "--emit", "gguf", "-o", "x.gguf", "--no-fuse", &modelfile]);

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jiff::civil::datetime;
-use mdl::prompt::{JinjaTemplate, Limits};
+use mdl::ir;
+use mdl::prompt::agreement::Trial;
+use mdl::prompt::output::{OutputReader, Piece, ReaderOptions};
+use mdl::prompt::{JinjaTemplate, Limits, Renderer, SpecialTokens, known};
 use serde_json::Value as Json;
 
 fn testdata() -> PathBuf {
@@ -19,6 +22,15 @@ fn read(path: &Path) -> String {
 
 fn json(path: &Path) -> Json {
     serde_json::from_str(&read(path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The files of all templates, by name.
+fn templates() -> Vec<PathBuf> {
+    let mut paths: Vec<_> =
+        std::fs::read_dir(testdata().join("jinja")).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.retain(|p| p.extension().is_some_and(|e| e == "jinja"));
+    paths.sort();
+    paths
 }
 
 fn unescape(html: &str) -> String {
@@ -68,10 +80,7 @@ fn verdict(expected: &Json, got: Result<String, String>) -> Verdict {
 #[test]
 fn templates_of_models_come_out_as_jinja2_has_them() {
     let cases = json(&testdata().join("cases.json"));
-    let mut paths: Vec<_> =
-        std::fs::read_dir(testdata().join("jinja")).unwrap().map(|e| e.unwrap().path()).collect();
-    paths.retain(|p| p.extension().is_some_and(|e| e == "jinja"));
-    paths.sort();
+    let paths = templates();
     let (mut texts, mut refusals, mut errors) = (0, 0, 0);
     let mut wrong = Vec::new();
     let mut known = BTreeSet::new();
@@ -118,4 +127,74 @@ fn templates_of_models_come_out_as_jinja2_has_them() {
         ]
     );
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What a template writes for an assistant that calls a tool is how its model calls one: it must be read so.
+#[test]
+fn calls_are_read_as_templates_write_them() {
+    let cases = json(&testdata().join("cases.json"));
+    let case = cases["call and result"].as_object().unwrap();
+    let mut report = String::new();
+    let paths = templates();
+    for path in &paths {
+        let template = JinjaTemplate::unread("chat_template", &read(path), Limits::DEFAULT).unwrap();
+        let render = |messages: usize, prompt: bool| {
+            let mut variables = case.clone();
+            variables["messages"].as_array_mut().unwrap().truncate(messages);
+            variables["add_generation_prompt"] = prompt.into();
+            let now = datetime(2026, 11, 24, 13, 5, 9, 0);
+            template.render_here(Some(variables.into_iter().collect()), now).ok()
+        };
+        let (Some(prompt), Some(whole)) = (render(1, true), render(2, false)) else { continue };
+        let same = prompt.bytes().zip(whole.bytes()).take_while(|(a, b)| a == b).count();
+        // Not in the middle of a tag.
+        let tag = whole[..same].rfind('<').filter(|at| !whole[*at..same].contains('>'));
+        let same = tag.unwrap_or(same);
+        let Some(answer) = whole.get(same..).filter(|a| a.contains("Paris")) else { continue };
+        let options = ReaderOptions {
+            tools: vec!["get_weather".to_owned()],
+            thinking: true,
+            parameters: [("get_weather".to_owned(), case["tools"][0]["function"]["parameters"].clone())]
+                .into(),
+            begins_in_thinking: false,
+        };
+        let mut reader = OutputReader::new(template.output_syntax(), options);
+        let mut pieces = reader.push(answer);
+        pieces.extend(reader.finish());
+        let given = &case["messages"][1]["tool_calls"][0]["function"]["arguments"];
+        let is_read = pieces.iter().any(|p| {
+            matches!(p, Piece::ToolCall { name, arguments } if name == "get_weather" && arguments == given)
+        });
+        let shown = path.file_stem().unwrap().to_string_lossy().into_owned();
+        report += &format!("{} {shown}\n", if is_read { "read    " } else { "not read" });
+        if !is_read {
+            report += &format!("    {answer:?}\n");
+        }
+    }
+    insta::with_settings!({
+        snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots"),
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, { insta::assert_snapshot!("prompt_calls_read", report) });
+}
+
+/// Which of the templates are known, and which of those are adopted: they say the same as well.
+#[test]
+fn known_templates_are_found_among_those_of_models() {
+    let renderer = Renderer::in_process();
+    let tokens = SpecialTokens { bos: Some("<s>".to_owned()), eos: Some("</s>".to_owned()) };
+    let trial = Trial { renderer: &renderer, tokens, tokenizer: None };
+    let mut report = String::new();
+    for path in templates() {
+        let text = read(&path);
+        let Some(known) = known::nearest(&text) else { continue };
+        let adopted = trial.adopt(&mut ir::Prompt::default(), &text).is_some();
+        let what = if adopted { "adopted" } else { "says something else" };
+        report += &format!("{}: {}, {what}\n", path.file_stem().unwrap().display(), known.name);
+    }
+    insta::with_settings!({
+        snapshot_path => concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots"),
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, { insta::assert_snapshot!("prompt_known", report) });
 }

@@ -37,6 +37,11 @@ fn variant(change: impl FnOnce(&mut Json)) -> Vec<u8> {
     serde_json::to_vec(&json).unwrap()
 }
 
+const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// Every pipeline that can be imported and run, by its name.
 fn variants() -> Vec<(&'static str, Vec<u8>)> {
     const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -57,7 +62,34 @@ fn variants() -> Vec<(&'static str, Vec<u8>)> {
             json["model"]["ignore_merges"] = json!(false);
         })
     };
+    let splits = |expressions: &[&str]| {
+        let split = |regex: &&str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+        let mut steps: Vec<Json> = expressions.iter().map(split).collect();
+        steps.push(
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}),
+        );
+        json!({"type": "Sequence", "pretokenizers": steps})
+    };
+    let o200k = |behavior: &str| {
+        let invert = behavior == "Removed";
+        let mut json = splits(&[O200K]);
+        json["pretokenizers"][0]["behavior"] = json!(behavior);
+        json["pretokenizers"][0]["invert"] = json!(invert);
+        json
+    };
+    let nfc = || json!({"type": "NFC"});
+    let falcon = json!({"type": "Sequence", "pretokenizers": [
+        {"type": "Punctuation", "behavior": "Contiguous"}, gpt2, {"type": "Digits", "individual_digits": false},
+        {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": false}]});
     vec![
+        ("gpt-4o", with(o200k("Isolated"), Json::Null)),
+        ("gpt-4o", with(o200k("Removed"), Json::Null)),
+        ("tekken", with(splits(&[TEKKEN]), Json::Null)),
+        ("deepseek-v3", with(splits(&[r"\p{N}{1,3}", "[一-龥\u{3040}-ゟ゠-ヿ]+", DEEPSEEK3]), Json::Null)),
+        ("qwen35", with(splits(&[QWEN35]), nfc())),
+        ("olmo", with(gpt2.clone(), nfc())),
+        ("command-r", with(smollm.clone(), nfc())),
+        ("falcon", with(falcon, Json::Null)),
         ("llama-bpe", TOKENIZER.to_vec()),
         ("dbrx", with(split(LLAMA3), Json::Null)),
         ("qwen2", with(qwen2.clone(), json!({"type": "NFC"}))),
@@ -69,6 +101,8 @@ fn variants() -> Vec<(&'static str, Vec<u8>)> {
 
 struct Pair {
     name: &'static str,
+    /// Texts are brought to a normal form.
+    normalizes: bool,
     ours: Tokenizer,
     theirs: tokenizers::Tokenizer,
     /// Leaves the texts of special tokens alone.
@@ -92,7 +126,8 @@ fn pairs() -> Vec<Pair> {
         let theirs = tokenizers::Tokenizer::from_bytes(&json).unwrap();
         let mut theirs_plain = theirs.clone();
         theirs_plain.set_encode_special_tokens(true);
-        Pair { name, ours: Tokenizer::from_metadata(&metadata).unwrap(), theirs, theirs_plain }
+        let normalizes = !serde_json::from_slice::<Json>(&json).unwrap()["normalizer"].is_null();
+        Pair { name, normalizes, ours: Tokenizer::from_metadata(&metadata).unwrap(), theirs, theirs_plain }
     };
     variants().into_iter().map(pair).collect()
 }
@@ -179,7 +214,7 @@ fn any_text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn random_texts_take_the_tokens_of_the_library(text in any_text()) {
         PAIRS.with(|pairs| pairs.iter().for_each(|pair| pair.check(&text)));
@@ -187,7 +222,7 @@ proptest! {
 
     #[test]
     fn texts_come_back(text in any_text()) {
-        PAIRS.with(|pairs| for pair in pairs.iter().filter(|p| p.name != "qwen2") {
+        PAIRS.with(|pairs| for pair in pairs.iter().filter(|p| !p.normalizes) {
             for options in [PLAIN, PARSED] {
                 assert_eq!(pair.ours.decode(&pair.ours.encode(&text, options)), text);
             }
@@ -226,8 +261,8 @@ fn the_keys_that_are_written() {
 
 /// A run of one character where merges double all the way up: the most work a piece can make.
 #[test]
-fn a_mebibyte_of_one_character_takes_seconds() {
-    let text_of = |unit: &str| unit.repeat((1 << 20) / unit.len());
+fn long_runs_of_merges_take_seconds() {
+    let text_of = |unit: &str| unit.repeat((1 << 18) / unit.len());
     let alphabet: Vec<char> =
         tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
     let mut vocab: Vec<String> = alphabet.iter().map(char::to_string).collect();
@@ -306,9 +341,9 @@ fn a_checkpoint_takes_the_tokens_of_the_library() {
     let theirs = tokenizers::Tokenizer::from_bytes(&tokenizer_json).unwrap();
     let mut theirs_plain = theirs.clone();
     theirs_plain.set_encode_special_tokens(true);
-    let pair = Pair { name: "checkpoint", ours, theirs, theirs_plain };
+    let pair = Pair { name: "checkpoint", normalizes: false, ours, theirs, theirs_plain };
     for unit in ["a", " ", "🙂", "\n", "1", "the ", "Emma Woodhouse, handsome, clever, and rich, "] {
-        let text = unit.repeat((1 << 20) / unit.len());
+        let text = unit.repeat((1 << 18) / unit.len());
         let start = std::time::Instant::now();
         let n = pair.ours.encode(&text, PLAIN).len();
         let ours = start.elapsed();

@@ -207,7 +207,7 @@ fn broken_files_are_refused() {
                 json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "StripAccents"}]}),
             ),
         ),
-        ("NFC before GPT-2", tokenizer_with("/normalizer", json!({"type": "NFC"}))),
+        ("NFKC before GPT-2", tokenizer_with("/normalizer", json!({"type": "NFKC"}))),
         ("no pre-tokenizer", tokenizer_with("/pre_tokenizer", Json::Null)),
         ("prefix space", tokenizer_with("/pre_tokenizer/add_prefix_space", json!(true))),
         (

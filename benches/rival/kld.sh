@@ -4,7 +4,7 @@
 # DIR is as setup.sh made it. llama-perplexity keeps the base's log-probabilities as 16 bits in a file and
 # leaves out those below e^-16; both models run in each of mdl's rows.
 #
-# usage: kld.sh DIR [PRESET...]
+# usage: [CHUNKS=N] kld.sh DIR [PRESET...]          all 13 chunks of the text, or the first N
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 dir=$1
@@ -14,16 +14,18 @@ mdl="$root/target/release/mdl"
 presets=("$@")
 [ ${#presets[@]} -eq 0 ] && presets=(f16 bf16 q8_0 q6_K q5_K_M q5_K_S q5_1 q5_0 q4_K_M q4_K_S q4_1 q4_0 iq4_nl iq4_xs q3_K_L q3_K_M q3_K_S q2_K)
 (cd "$root" && cargo build --release --quiet --bin mdl)
+chunks=()
+[ -z "${CHUNKS:-}" ] || chunks=(--chunks "$CHUNKS")
 mkdir -p "$dir/out"
 for preset in f16 "${presets[@]}"; do
     [ -f "$dir/out/smollm2-$preset.gguf" ] ||
         "$mdl" --store "$dir/out/store" --progress none build -q "$preset" --emit gguf -o "$dir/out/smollm2-$preset.gguf" "$dir/smollm2"
 done
 base="$dir/out/kld.base"
-"$dir/bin/llama-perplexity" -m "$dir/out/smollm2-f16.gguf" -f "$text" -c 512 -t 2 --kl-divergence-base "$base" >/dev/null 2>&1
+"$dir/bin/llama-perplexity" -m "$dir/out/smollm2-f16.gguf" -f "$text" -c 512 -t 2 "${chunks[@]}" --kl-divergence-base "$base" >/dev/null 2>&1
 for preset in "${presets[@]}"; do
     model="$dir/out/smollm2-$preset.gguf"
-    "$mdl" --progress none --threads 2 eval "$model" --against "$dir/out/smollm2-f16.gguf" -f "$text" --json >"$dir/out/kld-$preset.json"
+    "$mdl" --progress none --threads 2 eval "$model" --against "$dir/out/smollm2-f16.gguf" -f "$text" "${chunks[@]}" --json >"$dir/out/kld-$preset.json"
     "$dir/bin/llama-perplexity" -m "$model" -c 512 -t 2 --kl-divergence --kl-divergence-base "$base" >"$dir/out/kld-$preset.txt" 2>&1
 done
 rm -f "$base"

@@ -10,6 +10,7 @@ use mdl::prompt::limits::Limits;
 
 fuzz_target!(|text: &str| {
     let limits = Limits { fuel: 20_000, output_bytes: 1 << 20, source_bytes: 1 << 16, ..Limits::DEFAULT };
+    let _ = mdl::prompt::check::check(text, None, limits);
     let source = Arc::new(Source { name: "fuzz".to_owned(), text: text.to_owned() });
     let Ok(template) = Template::parse(source, limits) else { return };
     let message = Value::map([

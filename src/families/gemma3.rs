@@ -5,7 +5,7 @@
 
 use super::gemma::{TIED, gemma};
 use super::gemma2::NORMS;
-use super::hparams::{Defaults, Hparams, RMS};
+use super::hparams::{Defaults, HeadLength, Hparams, RMS};
 use super::read::Reader;
 use super::rope_config::RopeConfig;
 use super::rules::{ATTENTION, FEED_FORWARD, FREQUENCIES, HEAD_NORMS, rule};
@@ -56,6 +56,7 @@ const DEFAULTS: Defaults = Defaults {
     heads: Some(8),
     kv_heads: Some(4),
     head_dim: Some(256),
+    head_length: HeadLength::Always,
     context: Some(131_072),
     epsilon: Some(1e-6),
     vocabulary: Some(262_208),

@@ -2,6 +2,7 @@
 //!
 //! Source: the models' reference code.
 
+use super::hparams::HeadLength;
 use super::llama::{self, DENSE};
 use super::read::Reader;
 use super::rope_config::DEFAULT_THETA;
@@ -25,7 +26,7 @@ pub(super) const GRANITE: Family = Family {
 };
 
 fn import(config: &Config) -> Result<Imported> {
-    let (mut hparams, mut rope) = llama::read("granite", config)?;
+    let (mut hparams, mut rope) = llama::read("granite", config, HeadLength::Never)?;
     rope.theta = rope.theta.or(Some(DEFAULT_THETA));
     hparams.rope(&rope, hparams.head_dim)?;
     hparams.copy_f32("attention.scale", "attention_multiplier")?;

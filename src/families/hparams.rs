@@ -56,6 +56,18 @@ const WITHOUT_EFFECT: &[&str] = &[
 /// Values of a head, at most; known models have 64 to 512.
 const MAX_HEAD_DIM: u64 = 1 << 16;
 
+/// Whether the length of a head is written.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum HeadLength {
+    /// Where the configuration has it.
+    #[default]
+    WhereGiven,
+    /// The family's configuration class always has it.
+    Always,
+    /// It is the width over the heads, whatever the configuration says.
+    Never,
+}
+
 /// What a family takes where its configuration is silent: what `transformers` takes.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Defaults {
@@ -63,6 +75,7 @@ pub(super) struct Defaults {
     pub(super) kv_heads: Option<u64>,
     /// A family whose heads need not be `hidden_size / heads` long.
     pub(super) head_dim: Option<u64>,
+    pub(super) head_length: HeadLength,
     pub(super) context: Option<u64>,
     pub(super) epsilon: Option<f32>,
     pub(super) vocabulary: Option<u64>,
@@ -122,9 +135,9 @@ impl<'a> Hparams<'a> {
         let kv_heads = config.optional_size("num_key_value_heads")?.or(defaults.kv_heads);
         let own_head_dim = config.optional_size("head_dim")?;
         let head_dim = match own_head_dim.or(defaults.head_dim) {
-            Some(dim) => dim,
-            None if embedding.is_multiple_of(heads) => embedding / heads,
-            None => {
+            Some(dim) if defaults.head_length != HeadLength::Never => dim,
+            _ if embedding.is_multiple_of(heads) => embedding / heads,
+            _ => {
                 let message = format!("{heads} does not divide hidden_size");
                 return Err(config.error("num_attention_heads", message).into());
             }
@@ -168,8 +181,14 @@ impl<'a> Hparams<'a> {
         if let Some(kv_heads) = kv_heads {
             this.size("attention.head_count_kv", kv_heads, "num_key_value_heads")?;
         }
-        if own_head_dim.or(defaults.head_dim).is_some() {
-            this.head_length()?;
+        let given = own_head_dim.or(defaults.head_dim).is_some();
+        match defaults.head_length {
+            HeadLength::WhereGiven if !given => {}
+            HeadLength::Never => {}
+            HeadLength::WhereGiven | HeadLength::Always => {
+                this.size("attention.key_length", head_dim, "head_dim")?;
+                this.size("attention.value_length", head_dim, "head_dim")?;
+            }
         }
         this.epsilon(epsilon, defaults.epsilon)?;
         Ok(this)
@@ -229,15 +248,6 @@ impl<'a> Hparams<'a> {
             Some(value) => self.size(key, value, name),
             None => Ok(()),
         }
-    }
-
-    /// Sets the lengths of keys and values.
-    ///
-    /// # Errors
-    /// They do not fit in 32 bits.
-    pub(super) fn head_length(&mut self) -> Result<()> {
-        self.size("attention.key_length", self.head_dim, "head_dim")?;
-        self.size("attention.value_length", self.head_dim, "head_dim")
     }
 
     /// Sets `vocab_size`, which some architectures have.

@@ -5,7 +5,7 @@
 //! reference code; Jiang et al. 2023 and 2024 (arXiv 2310.06825, 2401.04088). GGUF stores the rows of q and k
 //! interleaved, checkpoints in two halves.
 
-use super::hparams::{Defaults, Hparams, RMS};
+use super::hparams::{Defaults, HeadLength, Hparams, RMS};
 use super::read::Reader;
 use super::rope_config::{DEFAULT_THETA, RopeConfig};
 use super::rules::{
@@ -49,8 +49,13 @@ const EXPERTS: &[TensorRule] = &[
 ///
 /// # Errors
 /// A value is missing or not supported.
-pub(super) fn read<'a>(architecture: &'static str, config: &'a Config) -> Result<(Hparams<'a>, RopeConfig)> {
-    let mut hparams = Hparams::read(architecture, config, &RMS, Defaults::default())?;
+pub(super) fn read<'a>(
+    architecture: &'static str,
+    config: &'a Config,
+    head_length: HeadLength,
+) -> Result<(Hparams<'a>, RopeConfig)> {
+    let defaults = Defaults { head_length, ..Defaults::default() };
+    let mut hparams = Hparams::read(architecture, config, &RMS, defaults)?;
     hparams.activation(&["silu", "swish"])?;
     config.require("rope_interleaved", &[false.into()])?;
     // The biases themselves say whether they are there; the verifier knows their shapes.
@@ -66,11 +71,11 @@ pub(super) fn read<'a>(architecture: &'static str, config: &'a Config) -> Result
 }
 
 fn import(config: &Config) -> Result<Imported> {
-    let (mut hparams, mut rope) = read("llama", config)?;
-    // The configuration classes of the dense ones always know the length of a head.
-    if !config.has("num_local_experts") {
-        hparams.head_length()?;
-    }
+    let head_length = match config.has("num_local_experts") {
+        true => HeadLength::WhereGiven,
+        false => HeadLength::Always,
+    };
+    let (mut hparams, mut rope) = read("llama", config, head_length)?;
     rope.theta = rope.theta.or(Some(DEFAULT_THETA));
     hparams.rope(&rope, hparams.head_dim)?;
     hparams.copy_size("expert_count", "num_local_experts")?;

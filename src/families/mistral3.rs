@@ -1,7 +1,7 @@
 //! Mistral Small 3 and Ministral 3: Llama, stretched by YaRN, with queries that grow with their position.
 //! Of the models that see, the part that reads and writes text.
 
-use super::hparams::Hparams;
+use super::hparams::{HeadLength, Hparams};
 use super::llama::{self, DENSE};
 use super::read::Reader;
 use super::rules::{FEED_FORWARD_BIASES, FREQUENCIES, INTERLEAVED_ATTENTION, MODEL, PRE_NORMS};
@@ -24,7 +24,7 @@ pub(super) const MISTRAL3: Family = Family {
 };
 
 fn import(config: &Config) -> Result<Imported> {
-    let (mut hparams, rope) = llama::read("mistral3", config)?;
+    let (mut hparams, rope) = llama::read("mistral3", config, HeadLength::WhereGiven)?;
     if let Some(scaling) = &rope.scaling {
         temperature(&mut hparams, scaling)?;
     }

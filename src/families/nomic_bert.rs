@@ -3,7 +3,7 @@
 //! Source: Nussbaum et al. 2024 (arXiv 2402.01613) and the model's reference code.
 
 use super::bert::{encoder, token_types};
-use super::hparams::{Defaults, Hparams, LAYER};
+use super::hparams::{Defaults, HeadLength, Hparams, LAYER};
 use super::read::Reader;
 use super::rules::rule;
 use super::spec::DecoderSpec;
@@ -79,7 +79,8 @@ const WITHOUT_EFFECT: &[&str] = &[
 ];
 
 fn import(config: &Config) -> Result<Imported> {
-    let mut hparams = Hparams::read("nomic-bert", config, &LAYER, Defaults::default())?;
+    let defaults = Defaults { head_length: HeadLength::Never, ..Defaults::default() };
+    let mut hparams = Hparams::read("nomic-bert", config, &LAYER, defaults)?;
     config.require(["activation_function", "hidden_act"], &["swiglu".into(), "silu".into()])?;
     for (key, value) in FIXED {
         config.require(*key, &[(*value).into()])?;

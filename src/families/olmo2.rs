@@ -40,7 +40,10 @@ fn import(config: &Config) -> Result<Imported> {
     hparams.activation(&["silu"])?;
     hparams.ignore(&["attention_bias", "clip_qkv"]);
     config.require("clip_qkv", &[])?;
-    let rope = RopeConfig::read(config)?;
+    let mut rope = RopeConfig::read(config)?;
+    if config.has("sliding_window") {
+        rope.local_theta = rope.local_theta.or(rope.theta);
+    }
     hparams.rope(&rope, hparams.head_dim)?;
     if let Some(size) = config.optional_size("sliding_window")? {
         hparams.size("attention.sliding_window", size, "sliding_window")?;
@@ -49,9 +52,6 @@ fn import(config: &Config) -> Result<Imported> {
             None => (0..hparams.blocks).map(|block| is_local(block as usize)).collect(),
         };
         hparams.set("attention.sliding_window_pattern", blocks);
-        if let Some(theta) = rope.local_theta.or(rope.theta) {
-            hparams.set("rope.freq_base_swa", theta);
-        }
     } else {
         hparams.ignore(&["layer_types"]);
     }

@@ -52,7 +52,8 @@ fn import(config: &Config) -> Result<Imported> {
 
 fn import_moe(config: &Config) -> Result<Imported> {
     let mut hparams = qwen2::read("qwen3moe", config)?;
-    hparams.copy_size("expert_count", "num_experts")?;
+    let count = config.size(["num_experts", "num_local_experts"])?;
+    hparams.size("expert_count", count, "num_experts")?;
     hparams.copy_size("expert_used_count", "num_experts_per_tok")?;
     hparams.copy_size("expert_feed_forward_length", "moe_intermediate_size")?;
     // Every block has experts, and their weights are made to add up to 1.

@@ -34,9 +34,13 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
     if module.adapters.is_empty() {
         return Ok(module);
     }
-    if context.options.no_fuse {
+    // The adapters that a stored model has beside it stay there, unless its weights are written anew.
+    let options = &context.options;
+    let stays = module.unfused && options.preset.is_none() && options.tensor_types.is_empty();
+    if options.no_fuse || stays {
         return keep(module);
     }
+    module.unfused = false;
     let family = families::by_architecture(module.architecture().unwrap_or(""))?;
     let mut problems = Vec::new();
     let mut adapters = std::mem::take(&mut module.adapters);
@@ -53,7 +57,7 @@ pub fn run(mut module: Module, context: &Context<'_>) -> Result<Module> {
                 adapter.changes =
                     placed.into_iter().map(|change| change.apply(&mut module, &places)).collect();
             }
-            Err(problem) => problems.push(problem),
+            Err(errors) => problems.extend(errors.0),
         }
     }
     module.adapters = adapters;
@@ -81,7 +85,7 @@ pub fn keep(mut module: Module) -> Result<Module> {
                     problems.push(unfused::refuse(adapter, &why));
                 }
             }
-            Err(problem) => problems.push(problem),
+            Err(errors) => problems.extend(errors.0),
         }
     }
     module.unfused = !adapters.is_empty();
@@ -99,7 +103,7 @@ struct Placed {
 
 impl Placed {
     /// Every change of an adapter, or how it differs from the model.
-    fn all(adapter: &Adapter, module: &Module, family: &Family) -> Result<Vec<Placed>, Diagnostic> {
+    fn all(adapter: &Adapter, module: &Module, family: &Family) -> Result<Vec<Placed>> {
         if let Some(made_for) = adapter.architecture.as_deref()
             && made_for != family.architecture
         {
@@ -107,7 +111,7 @@ impl Placed {
                 "the adapter was made for the architecture `{made_for}`, the model is `{}`",
                 family.architecture
             );
-            return Err(Diagnostic::error(message).in_file(&adapter.path, "").code("adapter-base"));
+            return Err(Diagnostic::error(message).in_file(&adapter.path, "").code("adapter-base").into());
         }
         let tensors: HashMap<&str, &Tensor> = module.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let mut placed = Vec::with_capacity(adapter.changes.len());
@@ -121,7 +125,7 @@ impl Placed {
         if differences.is_empty() {
             return Ok(placed);
         }
-        Err(another_base(adapter, &differences))
+        Err(another_base(adapter, &differences).into())
     }
 
     /// Makes the change, and returns it with what was there before.

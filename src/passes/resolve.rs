@@ -232,6 +232,7 @@ pub fn open_stored(world: &dyn World, store: &Store, model: &Stored) -> Result<M
         let path = store.blob_path(&layer.digest);
         let adapter = AdapterFiles::open(world, &path)?;
         add_adapter(&mut module, path, adapter, 1.0);
+        module.unfused = true;
     }
     Ok(module)
 }
@@ -265,6 +266,7 @@ fn resolve_adapter(module: &mut Module, line: &AdapterLine, context: &Context<'_
         refuse_scale(&adapter, &scale.span)?;
     }
     add_adapter(module, path, adapter, scale);
+    module.unfused = false;
     Ok(())
 }
 

@@ -28,7 +28,7 @@ pub(super) fn refuse(adapter: &Adapter, why: &str) -> Diagnostic {
     Diagnostic::error(format!("the adapter cannot be kept beside the model: {why}"))
         .in_file(&adapter.path, "")
         .code("adapter-kept")
-        .help("fuse it instead: build without `--no-fuse`, a stored model with `FROM` and its name")
+        .help("fuse it instead: build without `--no-fuse`; a stored model with `FROM`, its name, and `-q`")
 }
 
 /// The GGUF files of a module's kept adapters, in order; none where they are fused.

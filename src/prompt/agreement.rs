@@ -102,11 +102,14 @@ impl Trial<'_> {
 
     fn difference(&self, conversation: &'static str, first: &str, second: &str) -> Difference {
         let (mut first, mut second) = (first, second);
-        if self.without_bos(first) != self.without_bos(second) {
+        // Where one leaves BOS to the tokenizer, that is no difference.
+        if self.tokens.begin(first) != self.tokens.begin(second) {
             (first, second) = (self.without_bos(first), self.without_bos(second));
         }
         let same = first.chars().zip(second.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8());
         let at: usize = same.sum();
+        // Not in the middle of a tag.
+        let at = first[..at].rfind('<').filter(|tag| !first[*tag..at].contains('>')).unwrap_or(at);
         let mut before: Vec<char> = first[..at].chars().rev().take(BEFORE).collect();
         before.reverse();
         let excerpt = |text: &str| text[at..].chars().take(AFTER).collect();

@@ -16,6 +16,7 @@ use super::sampler::{Sampler, StopMatcher};
 use super::weights::{Bytes, Tensor};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::families;
+use crate::families::spec::Output;
 use crate::ir::{Expr, Module, Prompt};
 use crate::prompt::{self, ChatMessage, ChatRequest, Renderer, SpecialTokens, Template};
 use crate::tokenizer::{EncodeOptions, Tokenizer, Utf8Stream};
@@ -97,6 +98,11 @@ impl Loaded {
     /// How hidden states become an embedding, as GGUF numbers it: 1 mean, 2 first token, 3 last token.
     pub fn pooling_type(&self) -> Option<u64> {
         self.pooling_type
+    }
+
+    /// True for a model that is there to make embeddings, and not to write.
+    pub fn makes_embeddings(&self) -> bool {
+        self.pooling_type.is_some() || self.model.spec().output == Output::Hidden
     }
 
     /// What the Modelfile says: SYSTEM, MESSAGEs, parameters.

@@ -143,7 +143,8 @@ fn template(module: &Module) -> &str {
 }
 
 fn capabilities(module: &Module, architecture: &str) -> Vec<&'static str> {
-    if module.metadata.get(&format!("{architecture}.pooling_type")).is_some() {
+    let pools = module.metadata.get(&format!("{architecture}.pooling_type")).is_some();
+    if pools || module.metadata.bool(&format!("{architecture}.attention.causal")) == Some(false) {
         return vec!["embedding"];
     }
     let mut all = vec!["completion"];

@@ -38,6 +38,8 @@ const CLS: &str = "tokenizer.ggml.cls_token_id";
 /// our own.
 pub(super) const LSTRIP: &str = "mdl.tokenizer.lstrip_token_ids";
 pub(super) const RSTRIP: &str = "mdl.tokenizer.rstrip_token_ids";
+/// Tokens that follow BOS before every text: GLM's. A key of our own too.
+pub(super) const PREFIX: &str = "mdl.tokenizer.prefix_token_ids";
 /// Ids that end a generation, besides EOS.
 const ENDS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 /// A list of them, which Ollama writes.
@@ -130,7 +132,7 @@ pub(super) fn read(metadata: &Metadata) -> Result<Tokenizer> {
     let special = Special::new(&vocabulary, &strip).map_err(at(TOKENS))?;
 
     let mut warnings = Vec::new();
-    let unknown_or = || unknown.ok_or_else(|| missing(UNKNOWN));
+    let unknown_or = || -> Result<u32> { Ok(unknown.ok_or_else(|| missing(UNKNOWN))?) };
     let model = match kind.name {
         "gpt2" => {
             let pre_tokenizer = pre_tokenizer(metadata, &mut warnings)?;
@@ -169,6 +171,10 @@ pub(super) fn read(metadata: &Metadata) -> Result<Tokenizer> {
         let add_bos = kind.add_bos || matches!(&model, Model::ByteLevel(pre, _) if pre.add_bos);
         (added(ADD_BOS, bos, BOS, add_bos)?, added(ADD_EOS, eos, EOS, kind.add_eos)?)
     };
+    let mut before: Vec<u32> = before.into_iter().collect();
+    if !before.is_empty() {
+        before.extend(id_list(metadata, PREFIX, &vocabulary)?);
+    }
     let end_of_generation = ends(metadata, &vocabulary, eos)?;
     Ok(Tokenizer { vocabulary, special, model, bos, eos, before, after, end_of_generation, warnings })
 }

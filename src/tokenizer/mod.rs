@@ -64,7 +64,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     /// What `add_special` puts before a text.
-    before: Option<u32>,
+    before: Vec<u32>,
     /// What it puts after one.
     after: Option<u32>,
     /// Sorted.
@@ -90,7 +90,9 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
         let mut ids = Vec::new();
         let mut scratch = Scratch::default();
-        ids.extend(self.before.filter(|_| options.add_special));
+        if options.add_special {
+            ids.extend(&self.before);
+        }
         let mut first = true;
         self.special.split(text, options.parse_special, |fragment| match fragment {
             Fragment::Token(id) => {
@@ -154,7 +156,7 @@ impl Tokenizer {
 
     /// True if [`EncodeOptions::add_special`] puts BOS first.
     pub fn adds_bos(&self) -> bool {
-        self.before.is_some()
+        !self.before.is_empty()
     }
 
     /// What the metadata leaves open and was guessed, as a person should know.

@@ -3,7 +3,7 @@
     python make.py base          the base model (needs torch, transformers)
     python make.py peft          one folder for each case of PEFT (needs peft, too)
     python make.py mlx           one folder for each case of MLX (needs mlx, mlx-lm)
-    python make.py gguf CONVERT  gguf/adapter.gguf of peft-plain (CONVERT: llama.cpp's convert_lora_to_gguf.py)
+    python make.py gguf CONVERT  gguf/*.gguf of cases of PEFT (CONVERT: llama.cpp's convert_lora_to_gguf.py)
 
 Each folder has the adapter as its library saves it and `merged.safetensors`: the tensors of the base
 that the adapter changes, after PEFT's `merge_and_unload` in float64 (MLX's `fuse` in float32), rounded
@@ -74,6 +74,7 @@ PEFT = {
     "dora": dict(r=4, lora_alpha=8, target_modules=EVERY, use_dora=True, bias="lora_only"),
     "head": dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head", "mlp"]),
     "embed": dict(r=4, lora_alpha=8, target_modules=["q_proj", "embed_tokens"]),
+    "embed-alone": dict(r=4, lora_alpha=8, target_modules=["v_proj", "embed_tokens"]),
     "head-lora": dict(r=4, lora_alpha=8, target_modules=["k_proj", "lm_head"]),
     "tied": dict(r=4, lora_alpha=8, target_modules=["k_proj"], modules_to_save=["embed_tokens"],
                  ensure_weight_tying=True),
@@ -179,8 +180,9 @@ def mlx():
 def gguf(convert):
     out = HERE / "gguf"
     out.mkdir(exist_ok=True)
-    subprocess.run([sys.executable, convert, "--base", HERE / "base", "--outtype", "f32",
-                    "--outfile", out / "adapter.gguf", HERE / "peft-plain"], check=True)
+    for case, name in [("plain", "adapter"), ("embed-alone", "embed")]:
+        subprocess.run([sys.executable, convert, "--base", HERE / "base", "--outtype", "f32",
+                        "--outfile", out / f"{name}.gguf", HERE / f"peft-{case}"], check=True)
 
 
 {"base": base, "peft": peft, "mlx": mlx, "gguf": gguf}[sys.argv[1]](*sys.argv[2:])

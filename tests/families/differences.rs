@@ -11,6 +11,19 @@ const fn differs(key: &'static str, why: &'static str) -> Difference {
     Difference { key, why }
 }
 
+/// Names of `tokenizer.ggml.pre`, ours and theirs, that mean the same way to cut text.
+pub const SAME_CUT: &[(&str, &str, &str)] = &[
+    (
+        "default",
+        "bert-bge",
+        "WordPiece cuts text in one way; the converter names vocabularies that it knows by a hash",
+    ),
+    ("dbrx", "falcon3", "one expression, without `ignore_merges`"),
+    ("dbrx", "glm4", "one expression, without `ignore_merges`"),
+    ("smollm", "refact", "digits one by one, then GPT-2's expression"),
+    ("qwen2", "stablelm2", "one expression after NFC"),
+];
+
 /// Every difference there may be.
 pub const DIFFERENCES: &[Difference] = &[
     differs(
@@ -23,6 +36,23 @@ pub const DIFFERENCES: &[Difference] = &[
     differs("general.size_label", "as general.name, and the store has the number of parameters"),
     differs("general.type", "every reader takes a file without it for a model"),
     differs("general.sampling.*", "a Modelfile's PARAMETERs are where sampling is said"),
+    differs("tokenizer.ggml.eos_token_ids", "generation_config names several ends; the converter keeps one"),
+    differs("tokenizer.ggml.eot_token_id", "as eos_token_ids: one of them ends a turn; GLM's is its EOS"),
+    differs("tokenizer.ggml.eom_token_id", "as eos_token_ids: one of them ends a message"),
+    differs(
+        "tokenizer.ggml.unknown_token_id",
+        "the converter gives GLM one, which byte-level BPE never writes",
+    ),
+    differs("tokenizer.ggml.add_space_prefix", "written for byte-level BPE too, to which it means nothing"),
+    differs(
+        "mdl.*",
+        "what Hugging Face's tokenizer does and GGUF has no key for; other readers pass over it",
+    ),
+    differs(
+        "gemma2.attention.scale",
+        "the converter drops query_pre_attn_scalar where it is not the usual one",
+    ),
+    differs("gemma3.attention.scale", "as gemma2.attention.scale"),
     differs(
         "*.attention.sliding_window",
         "the converter drops Mistral's window; without it long texts differ",

@@ -21,7 +21,7 @@ impl Fixture {
         let mut all: Vec<Fixture> = std::fs::read_dir(root)
             .unwrap()
             .map(|entry| entry.unwrap().path())
-            .filter(|path| path.join("config.json").is_file())
+            .filter(|path| path.join("config.json").is_file() || path.join("params.json").is_file())
             .map(|directory| Fixture {
                 name: directory.file_name().unwrap().to_str().unwrap().to_owned(),
                 directory,
@@ -37,9 +37,9 @@ impl Fixture {
         Some(serde_json::from_slice(&bytes).unwrap())
     }
 
-    /// `architectures[0]` of the configuration.
-    pub fn architecture(&self) -> String {
-        self.json("config.json").unwrap()["architectures"][0].as_str().unwrap().to_owned()
+    /// `architectures[0]` of the configuration; `None` in a maker's own layout.
+    pub fn architecture(&self) -> Option<String> {
+        Some(self.json("config.json")?["architectures"][0].as_str()?.to_owned())
     }
 
     /// Compiles the checkpoint to a GGUF file in `out`; else what the compiler says.

@@ -9,8 +9,9 @@ use crate::fixture::{Fixture, floats, ids};
 /// Logits of a float32 build differ from those of `transformers` by no more.
 const WORST: f32 = 1e-3;
 
-/// Logits of a `q8_0` build differ by no more, in parts of the range of the reference's logits.
-const WORST_Q8_0: f32 = 0.06;
+/// Logits of a `q8_0` build differ by no more, in parts of the largest logit. (Random weights carry an error further
+/// than trained ones.)
+const WORST_Q8_0: f32 = 0.1;
 
 /// The largest difference at the reference's positions, and the largest logit.
 fn worst(loaded: &Loaded, case: &Value) -> (f32, f32) {
@@ -34,7 +35,6 @@ fn worst(loaded: &Loaded, case: &Value) -> (f32, f32) {
 /// Room for the prompt and what follows.
 fn options(case: &Value) -> SessionOptions {
     let context = case["prompt"].as_array().unwrap().len() + 32;
-    let context = case.get("context").and_then(Value::as_u64).map_or(context, |n| n as usize);
     SessionOptions { context, columns: 32, outputs: 1, kv: None }
 }
 
@@ -70,8 +70,8 @@ fn decoders_compute_what_transformers_computes() {
                 continue;
             }
         };
-        let more = reference.get("more").and_then(Value::as_array).cloned().unwrap_or_default();
-        for case in std::iter::once(&reference).chain(&more) {
+        // LongRoPE turns by other factors in a short context.
+        for case in std::iter::once(&reference).chain(reference.get("short")) {
             cases += 1;
             let (difference, largest) = worst(&loaded, case);
             let expected = ids(&case["greedy"]);
@@ -90,5 +90,5 @@ fn decoders_compute_what_transformers_computes() {
     }
     println!("{cases} cases");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert!(cases >= 15, "only {cases} cases");
+    assert!(cases >= 28, "only {cases} cases");
 }

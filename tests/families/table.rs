@@ -25,7 +25,7 @@ fn the_readme_has_the_table_of_families() {
 fn every_kind_of_checkpoint_has_a_fixture() {
     /// Other names for what a fixture has.
     const SAME: &[&str] = &["Qwen2Model", "Qwen3Model", "BertForMaskedLM"];
-    let tested: BTreeSet<String> = Fixture::all().iter().map(Fixture::architecture).collect();
+    let tested: BTreeSet<String> = Fixture::all().iter().filter_map(Fixture::architecture).collect();
     let known: BTreeSet<&str> = FAMILIES.iter().flat_map(|f| f.checkpoints).copied().collect();
     let missing: Vec<&&str> =
         known.iter().filter(|name| !tested.contains(**name) && !SAME.contains(name)).collect();

@@ -7,6 +7,7 @@ use mdl::formats::gguf::{GgufWriter, Layout};
 use mdl::ir::{Metadata, Shape, Value};
 use mdl::world::MemoryWorld;
 use mdl_kernels::TensorType;
+use proptest::prelude::*;
 
 use crate::bytes::{f32_safetensors, typed_safetensors};
 use crate::report::{check, report};
@@ -288,4 +289,71 @@ fn what_cannot_be_fused_is_refused_by_name() {
     case("GGUF another tensor", gguf(&gguf_keys(8.0), &[("blk.0.attn_q.weight", &[4, 16])]));
     case("GGUF no tensors", gguf(&gguf_keys(8.0), &[]));
     check("formats_malformed_adapters", &text);
+}
+
+/// Names and shapes as adapters have them, and a little otherwise.
+fn tensor() -> impl Strategy<Value = (String, Vec<u64>)> {
+    let prefix = prop::sample::select(vec!["base_model.model.", "", "base_model."]);
+    let module = prop::sample::select(vec![
+        "model.layers.0.self_attn.q_proj",
+        "model.embed_tokens",
+        "lm_head",
+        "m",
+        "",
+    ]);
+    let wrapper =
+        prop::sample::select(vec!["", ".base_layer", ".modules_to_save", ".modules_to_save.default"]);
+    let end = prop::sample::select(vec![
+        ".lora_A.weight",
+        ".lora_B.weight",
+        ".lora_A.default.weight",
+        ".lora_a",
+        ".lora_b",
+        ".lora_embedding_A",
+        ".lora_embedding_B",
+        ".lora_magnitude_vector",
+        ".lora_magnitude_vector.weight",
+        ".m",
+        ".weight",
+        ".bias",
+        ".lora_B.bias",
+        ".",
+        "",
+    ]);
+    let dims = prop::collection::vec(prop::sample::select(vec![1u64, 2, 4, 8]), 0..4);
+    (prefix, module, wrapper, end, dims)
+        .prop_map(|(prefix, module, wrapper, end, dims)| (format!("{prefix}{module}{wrapper}{end}"), dims))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the tensors: an error, or factors that go together and a length for each row.
+    #[test]
+    fn what_is_read_goes_together(
+        tensors in prop::collection::vec(tensor(), 1..6),
+        config in prop::sample::select(vec![
+            PEFT.to_owned(),
+            MLX.to_owned(),
+            MLX.replace("\"lora\"", "\"dora\""),
+            MLX.replace("\"lora\"", "\"full\""),
+            PEFT.replace("dora\": false", "dora\": true"),
+            PEFT.replace("null", "[\"lm_head\", \"\"]").replace("none", "all"),
+        ]),
+    ) {
+        let mut tensors = tensors;
+        tensors.sort();
+        tensors.dedup_by(|a, b| a.0 == b.0);
+        if tensors.iter().all(|(name, _)| !name.is_empty()) && let Ok(adapter) = peft(&config, &tensors) {
+            prop_assert!(!adapter.pairs.is_empty() || !adapter.whole.is_empty());
+            for pair in &adapter.pairs {
+                prop_assert_eq!((pair.a.rows(), pair.b.columns()), (pair.rank, pair.rank));
+                prop_assert!(pair.scale.is_finite() && pair.scale != 0.0);
+                let lengths = pair.magnitude.as_ref().map(|m| m.tensor.shape.len());
+                prop_assert!(lengths.is_none_or(|n| n == pair.rows()));
+            }
+            let parts = adapter.pairs.iter().map(|p| if p.magnitude.is_some() { 3 } else { 2 }).sum::<usize>();
+            prop_assert_eq!(parts + adapter.whole.len(), tensors.len(), "nothing is passed over");
+        }
+    }
 }

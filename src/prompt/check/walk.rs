@@ -1,6 +1,6 @@
 //! Goes over a template's tree with the types of what it is given.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::diagnostic::{Diagnostic, Source, Span};
@@ -26,7 +26,7 @@ pub(super) fn warnings(template: &Template) -> Vec<Diagnostic> {
         assigned,
         scope: Vec::new(),
         calls: vec![("".into(), Type::Record(&VARIABLES))],
-        seen: Vec::new(),
+        seen: BTreeMap::new(),
         found: Vec::new(),
     };
     while let Some((name, dot)) = walk.calls.pop() {
@@ -71,8 +71,8 @@ struct Walk<'t> {
     scope: Vec<(Arc<str>, Type)>,
     /// Templates that are still to be gone over, with their dot.
     calls: Vec<(Arc<str>, Type)>,
-    /// Templates that were called.
-    seen: Vec<(Arc<str>, Type)>,
+    /// The types of the dot that templates were called with.
+    seen: BTreeMap<Arc<str>, Vec<Type>>,
     found: Vec<Diagnostic>,
 }
 
@@ -133,10 +133,10 @@ impl Walk<'_> {
             let message = format!("there is no template {name:?}");
             return self.warn(place, "template-name", message, None);
         }
-        let call = (name.clone(), dot);
-        if !self.seen.contains(&call) {
-            self.seen.push(call.clone());
-            self.calls.push(call);
+        let seen = self.seen.entry(name.clone()).or_default();
+        if !seen.contains(&dot) {
+            seen.push(dot);
+            self.calls.push((name.clone(), dot));
         }
     }
 

@@ -3,78 +3,9 @@
 //! A Go template shows it: the texts around `.Thinking` and around the range over `.ToolCalls`. Of Jinja templates the
 //! families are known by texts that they contain.
 
+use super::families::{FAMILIES, list};
 use super::{CallSyntax, OutputSyntax, ThinkingSyntax, ToolSyntax};
 use crate::prompt::gotemplate::ast::{Choice, List, Node, Pipeline, Term};
-
-/// A family of models, by what its templates contain.
-pub(super) struct Family {
-    #[cfg_attr(not(test), allow(dead_code))]
-    pub name: &'static str,
-    /// All of these.
-    marks: &'static [&'static str],
-    /// How it writes calls.
-    pub tools: fn() -> ToolSyntax,
-}
-
-/// Families whose templates have tools, the more particular first.
-pub(super) const FAMILIES: &[Family] = &[
-    Family {
-        name: "deepseek",
-        marks: &["<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>"],
-        tools: || ToolSyntax {
-            begin: "<｜tool▁calls▁begin｜>".to_owned(),
-            open: "<｜tool▁call▁begin｜>".to_owned(),
-            call: CallSyntax::Named {
-                between: "\n```json\n".to_owned(),
-                before: "function<｜tool▁sep｜>".to_owned(),
-                after: "\n```".to_owned(),
-            },
-            close: "<｜tool▁call▁end｜>".to_owned(),
-            separator: "\n".to_owned(),
-            end: "<｜tool▁calls▁end｜>".to_owned(),
-        },
-    },
-    Family {
-        name: "mistral, newer",
-        marks: &["[TOOL_CALLS]", "[ARGS]"],
-        tools: || ToolSyntax {
-            begin: String::new(),
-            open: "[TOOL_CALLS]".to_owned(),
-            call: CallSyntax::Named {
-                between: "[ARGS]".to_owned(),
-                before: String::new(),
-                after: String::new(),
-            },
-            close: String::new(),
-            separator: String::new(),
-            end: String::new(),
-        },
-    },
-    Family { name: "mistral", marks: &["[TOOL_CALLS]"], tools: || list("[TOOL_CALLS] ") },
-    Family { name: "granite", marks: &["<|tool_call|>"], tools: || list("<|tool_call|>") },
-    Family {
-        name: "hermes, qwen",
-        marks: &["<tool_call>"],
-        tools: || ToolSyntax::object("", "<tool_call>\n", "\n</tool_call>", "arguments"),
-    },
-    Family {
-        name: "llama 3",
-        marks: &["<|python_tag|>"],
-        tools: || ToolSyntax::object("<|python_tag|>", "", "", "parameters"),
-    },
-    Family {
-        name: "llama 3, bare",
-        marks: &["\"parameters\"", "<|start_header_id|>"],
-        tools: || ToolSyntax::object("", "", "", "parameters"),
-    },
-];
-
-fn list(begin: &str) -> ToolSyntax {
-    let mut syntax = ToolSyntax::object(begin, "", "", "arguments");
-    syntax.call =
-        CallSyntax::Object { name: "name".to_owned(), arguments: "arguments".to_owned(), list: true };
-    syntax
-}
 
 /// The texts around thinking, where a template contains the second.
 const THINKING: &[(&str, &str)] = &[

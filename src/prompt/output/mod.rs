@@ -1,11 +1,16 @@
 //! Reads what a model writes: thinking, tool calls and text, out of a stream of pieces.
 
+mod families;
 mod infer;
 mod json_scan;
 mod reader;
+mod tagged;
 
 pub use infer::{go_syntax, jinja_syntax};
 pub use reader::OutputReader;
+pub use tagged::TaggedCall;
+
+use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
@@ -67,6 +72,8 @@ pub enum CallSyntax {
         /// After the arguments, such as the end of the code fence; may be empty.
         after: String,
     },
+    /// The function's name, and each argument between tags of its own.
+    Tagged(Box<TaggedCall>),
 }
 
 /// A part of an answer.
@@ -90,6 +97,9 @@ pub enum Piece {
 pub struct ReaderOptions {
     /// The names of the tools on offer; a call of another is text. Empty: no calls are read.
     pub tools: Vec<String>,
+    /// The JSON schemas of their arguments by name: what tells a number from a text where calls are written
+    /// between tags.
+    pub parameters: BTreeMap<String, Json>,
     /// Thinking is told apart. Where false, its text stays part of the text.
     pub thinking: bool,
     /// The prompt ends inside of thinking: the model goes on with it.

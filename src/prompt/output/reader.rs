@@ -1,9 +1,11 @@
 //! Reads an answer as it comes.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value as Json};
 
 use super::json_scan::{JsonScan, Scanned};
-use super::{CallSyntax, OutputSyntax, Piece, ReaderOptions, ThinkingSyntax, ToolSyntax, append};
+use super::{CallSyntax, OutputSyntax, Piece, ReaderOptions, TaggedCall, ThinkingSyntax, ToolSyntax, append};
 
 /// Takes text as it comes and gives parts as soon as they are certain. No part of a tag is ever given as
 /// text; what turns out to be no call is text again.
@@ -11,6 +13,8 @@ pub struct OutputReader {
     thinking: Option<ThinkingSyntax>,
     tools: Option<ToolSyntax>,
     names: Vec<String>,
+    /// The schemas of their arguments.
+    parameters: BTreeMap<String, Json>,
     /// What has come and is not certain yet.
     held: String,
     state: State,
@@ -35,7 +39,7 @@ enum State {
 struct CallScan {
     /// Bytes of the tags before the call.
     tags: usize,
-    /// Where the JSON value begins, once it is there.
+    /// Where the JSON value begins, once it is there; of a call between tags, where its end is looked for.
     json: Option<usize>,
     scan: JsonScan,
 }
@@ -62,6 +66,7 @@ impl OutputReader {
                 false => Some(syntax.tools.clone().unwrap_or_else(ToolSyntax::bare)),
             },
             names: options.tools,
+            parameters: options.parameters,
             held: String::new(),
         }
     }
@@ -204,6 +209,9 @@ impl OutputReader {
             self.state = State::Text;
             return Progress::Again;
         };
+        if let CallSyntax::Tagged(call) = &tools.call {
+            return self.tagged(call, &scan, pieces);
+        }
         let Some(json) = scan.json else {
             match find_json(&tools, &self.held, scan.tags) {
                 Found::At(at) => {
@@ -233,6 +241,41 @@ impl OutputReader {
         }
     }
 
+    /// A call between tags: it is read once its end is there.
+    fn tagged(&mut self, call: &TaggedCall, scan: &CallScan, pieces: &mut Vec<Piece>) -> Progress {
+        let open = self.tools.as_ref().map_or("", |t| t.open.trim());
+        let inside = self.held[scan.tags..].trim_start();
+        let (begin, inside) = match inside.strip_prefix(open) {
+            Some(rest) => (rest.trim_start(), rest),
+            None => (inside, inside),
+        };
+        let name = call.name.0.trim();
+        if !begin.starts_with(name) && !name.starts_with(begin) && !open.starts_with(begin) {
+            return self.no_call(scan.tags, pieces);
+        }
+        let start = self.held.len() - inside.len();
+        let end = call.end.trim();
+        // The end may also stand inside of a value: then what follows it belongs to the call.
+        let mut from = scan.json.unwrap_or(start).max(start);
+        while let Some(at) = self.held.get(from..).and_then(|rest| rest.find(end)).map(|at| from + at) {
+            from = at + end.len();
+            let Some((name, arguments)) = call.read(&self.held[start..at], |n| self.parameters.get(n)) else {
+                continue;
+            };
+            let Some(piece) = piece(name, Some(arguments), &self.names) else {
+                return self.no_call(from, pieces);
+            };
+            pieces.push(piece);
+            self.held.drain(..from);
+            self.state = State::AfterCall;
+            return Progress::Again;
+        }
+        // A part of the end may be there.
+        let kept = self.held.len() - beginning_of(&self.held, end);
+        self.state = State::Call(CallScan { json: Some(from.max(kept)), ..scan.clone() });
+        Progress::Wait
+    }
+
     /// What was held is text after all, as far as byte `len` at least.
     fn no_call(&mut self, len: usize, pieces: &mut Vec<Piece>) -> Progress {
         if len > 0 {
@@ -254,7 +297,7 @@ impl OutputReader {
         }
         let after = match &tools.call {
             CallSyntax::Named { after, .. } => after.trim(),
-            CallSyntax::Object { .. } => "",
+            CallSyntax::Object { .. } | CallSyntax::Tagged(_) => "",
         };
         let swallowed = [after, tools.close.trim(), tools.separator.trim(), tools.end.trim()];
         let mut swallowed = swallowed.into_iter().filter(|t| !t.is_empty());
@@ -312,6 +355,7 @@ fn find_json(tools: &ToolSyntax, held: &str, tags: usize) -> Found {
             None if rest.len() < 512 => Found::Later,
             None => Found::No,
         },
+        CallSyntax::Tagged(_) => Found::No,
     }
 }
 
@@ -343,15 +387,17 @@ fn calls(tools: &ToolSyntax, before: &str, json: &str, names: &[String]) -> Opti
         CallSyntax::Named { between, before: prefix, .. } => {
             let text = before.trim_start();
             let text = text.strip_prefix(tools.open.trim()).unwrap_or(text).trim_start();
-            let text = text.strip_prefix(prefix.trim()).unwrap_or(text);
+            // An id may stand before it.
+            let text = text.split_once(prefix.trim()).map_or(text, |(_, after)| after);
             let (called, _) = text
                 .split_once(between.trim())
                 .filter(|_| !between.trim().is_empty())
                 .or_else(|| text.split_once('\n'))?;
-            // Newer Mistral models write an id after the name: `weather[CALL_ID]a1b2c3d4e`.
-            let called = called.split('[').next().unwrap_or(called);
+            // Some write an id after the name: `weather[CALL_ID]a1b2c3d4e`, `weather:0`.
+            let called = called.split(['[', ':']).next().unwrap_or(called);
             Some(vec![piece(called.trim().to_owned(), Some(value), names)?])
         }
+        CallSyntax::Tagged(_) => None,
     }
 }
 
@@ -386,182 +432,5 @@ fn join(pieces: Vec<Piece>) -> Vec<Piece> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::infer::FAMILIES;
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    fn syntax(tools: ToolSyntax) -> OutputSyntax {
-        let thinking = ThinkingSyntax { open: "<think>".to_owned(), close: "</think>".to_owned() };
-        OutputSyntax { thinking: Some(thinking), tools: Some(tools) }
-    }
-
-    fn options() -> ReaderOptions {
-        ReaderOptions {
-            tools: vec!["weather".into(), "add".into()],
-            thinking: true,
-            begins_in_thinking: false,
-        }
-    }
-
-    fn read(tools: &ToolSyntax, options: ReaderOptions, parts: &[&str]) -> Vec<Piece> {
-        let mut reader = OutputReader::new(&syntax(tools.clone()), options);
-        let mut pieces: Vec<Piece> = parts.iter().flat_map(|p| reader.push(p)).collect();
-        pieces.extend(reader.finish());
-        join(pieces)
-    }
-
-    fn call(name: &str, arguments: Json) -> Piece {
-        Piece::ToolCall { name: name.to_owned(), arguments }
-    }
-
-    /// A call as its family writes it.
-    fn written(tools: &ToolSyntax, calls: &[(&str, Json)]) -> String {
-        let one = |(name, arguments): &(&str, Json)| match &tools.call {
-            CallSyntax::Object { name: n, arguments: a, .. } => {
-                format!("{{\"{n}\": \"{name}\", \"{a}\": {arguments}}}")
-            }
-            CallSyntax::Named { between, before, after } => {
-                format!("{before}{name}{between}{arguments}{after}")
-            }
-        };
-        let list = matches!(tools.call, CallSyntax::Object { list: true, .. });
-        let all: Vec<String> =
-            calls.iter().map(|c| format!("{}{}{}", tools.open, one(c), tools.close)).collect();
-        let all = if list { format!("[{}]", all.join(", ")) } else { all.join(&tools.separator) };
-        format!("{}{all}{}", tools.begin, tools.end)
-    }
-
-    #[test]
-    fn an_id_may_stand_after_the_name() {
-        let family = FAMILIES.iter().find(|f| f.name == "mistral, newer").unwrap();
-        let text = "[TOOL_CALLS]weather[CALL_ID]a1b2c3d4e[ARGS]{\"city\": \"Rome\"}";
-        let expected = vec![call("weather", json!({"city": "Rome"}))];
-        assert_eq!(read(&(family.tools)(), options(), &[text]), expected);
-    }
-
-    /// The same whatever the cuts, one character at a time included.
-    #[test]
-    fn every_family_is_read_whatever_the_cuts() {
-        let arguments = json!({"city": "Zürich }]\"<", "days": [1, 2, {"a": null}]});
-        for family in FAMILIES {
-            let tools = (family.tools)();
-            let calls = [("weather", arguments.clone()), ("add", json!({}))];
-            let separable =
-                tools.tags().next().is_some() || matches!(tools.call, CallSyntax::Object { list: true, .. });
-            let calls = if separable { &calls[..] } else { &calls[..1] };
-            let text = format!("\n<think>\nhm, {{so}}\n</think>\n\n{}", written(&tools, calls));
-            let mut expected = vec![Piece::Thinking("hm, {so}".to_owned())];
-            expected.extend(calls.iter().map(|(n, a)| call(n, a.clone())));
-            let ends: Vec<usize> = text.char_indices().map(|(i, _)| i).chain([text.len()]).collect();
-            for cut in &ends {
-                let (a, b) = text.split_at(*cut);
-                assert_eq!(
-                    read(&tools, options(), &[a, b]),
-                    expected,
-                    "{} cut at {cut}: {text}",
-                    family.name
-                );
-            }
-            let letters: Vec<&str> = ends.windows(2).map(|w| &text[w[0]..w[1]]).collect();
-            assert_eq!(read(&tools, options(), &letters), expected, "{}", family.name);
-        }
-    }
-
-    #[test]
-    fn text_around_calls_stays() {
-        let tools = ToolSyntax::object("", "<tool_call>\n", "\n</tool_call>", "arguments");
-        let text =
-            "Let me see. <tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>\nDone.";
-        let expected =
-            [Piece::Text("Let me see. ".into()), call("add", json!({"a": 1})), Piece::Text("Done.".into())];
-        assert_eq!(read(&tools, options(), &[text]), expected);
-    }
-
-    #[test]
-    fn what_is_no_call_is_text() {
-        let tools = ToolSyntax::object("", "<tool_call>\n", "\n</tool_call>", "arguments");
-        for text in [
-            "<tool_call>\n{\"name\": \"unknown\", \"arguments\": {}}\n</tool_call>",
-            "<tool_call> not JSON",
-            "<tool_call>\n{\"name\": 7}\n</tool_call> and more",
-            "a < b <tool_c",
-            "<tool_call>\n{\"name\": \"add\", \"argum",
-            "{\"answer\": 42}",
-            "1 <think> 2",
-        ] {
-            for cut in 0..=text.len() {
-                let (a, b) = text.split_at(cut);
-                assert_eq!(
-                    read(&tools, options(), &[a, b]),
-                    [Piece::Text(text.to_owned())],
-                    "{text} at {cut}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn arguments_come_in_several_ways() {
-        let tools = ToolSyntax::bare();
-        let one = |text: &str| read(&tools, options(), &[text]);
-        assert_eq!(
-            one(r#"{"name": "add", "parameters": {"b": 1, "a": 2}}"#),
-            [call("add", json!({"b": 1, "a": 2}))]
-        );
-        assert_eq!(one(r#"{"name": "add", "arguments": "{\"a\": 1}"}"#), [call("add", json!({"a": 1}))]);
-        assert_eq!(one(r#" {"name": "add"}"#), [call("add", json!({}))]);
-        assert_eq!(
-            one(r#"[{"name": "add"}, {"name": "weather"}]"#),
-            [call("add", json!({})), call("weather", json!({}))]
-        );
-        // A bare object is a call only where the answer begins.
-        let later = r#"See: {"name": "add"}"#;
-        assert_eq!(one(later), [Piece::Text(later.into())]);
-    }
-
-    #[test]
-    fn thinking_can_be_begun_by_the_prompt() {
-        let tools = ToolSyntax::bare();
-        let begun = ReaderOptions { begins_in_thinking: true, ..options() };
-        let expected = [Piece::Thinking("so it is".into()), Piece::Text("42".into())];
-        assert_eq!(read(&tools, begun.clone(), &["so it ", "is</thi", "nk>\n", "\n42"]), expected);
-        assert_eq!(read(&tools, begun, &["so it is "]), [Piece::Thinking("so it is".into())]);
-        let off = ReaderOptions { thinking: false, ..options() };
-        assert_eq!(read(&tools, off, &["<think>a</think>b"]), [Piece::Text("<think>a</think>b".into())]);
-    }
-
-    #[test]
-    fn long_and_deep_answers_cost_what_they_are_long() {
-        let tools = ToolSyntax::object("", "<tool_call>", "</tool_call>", "arguments");
-        let started = std::time::Instant::now();
-        for unit in ["<", "{", "<tool_call>{", "<tool_call>{\"a", "[", "<think>"] {
-            let text = unit.repeat((256 << 10) / unit.len());
-            let mut reader = OutputReader::new(&syntax(tools.clone()), options());
-            let mut total = 0;
-            for chunk in text.as_bytes().chunks(64) {
-                total += reader.push(std::str::from_utf8(chunk).unwrap()).len();
-            }
-            total += reader.finish().len();
-            assert!(total > 0);
-        }
-        assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
-    }
-
-    proptest! {
-        /// Nothing of plain text is lost or changed, whatever it looks like.
-        #[test]
-        fn plain_text_comes_back(parts in prop::collection::vec("[a-z<>{}\\[\\]_/ \n]{0,8}|<tool_call>|<think>", 0..12)) {
-            let tools = ToolSyntax::object("", "<tool_call>", "</tool_call>", "arguments");
-            let text = parts.concat();
-            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-            let off = ReaderOptions { thinking: false, ..options() };
-            let read: String = read(&tools, off, &parts).into_iter().map(|p| match p {
-                Piece::Text(t) => t,
-                other => panic!("{other:?}"),
-            }).collect();
-            prop_assert_eq!(read, text);
-        }
-    }
-}
+#[path = "reader_tests.rs"]
+mod tests;

@@ -256,7 +256,15 @@ fn calls_are_written_as_their_family_writes_them() {
         "tools [TOOL_CALLS]",
         "tools [TOOL_CALLS][ARGS]",
         "tools <|python_tag|>",
+        "tools <｜tool▁calls▁begin｜><｜tool▁sep｜>```json",
         "tools <｜tool▁calls▁begin｜><｜tool▁sep｜>",
+        "tools <|tool_calls_section_begin|><|tool_call_argument_begin|>",
+        "tools <|START_ACTION|> \"tool_name\"",
+        "tools <TOOLCALL>",
+        "tools <tool_call><function=<parameter=",
+        "tools <minimax:tool_call><invoke name=",
+        "tools <function name=<param name=",
+        "tools <tool_call><arg_key><arg_value>",
     ];
     for template in templates {
         let syntax = jinja_syntax(template).tools.unwrap();
@@ -275,6 +283,42 @@ fn calls_are_written_as_their_family_writes_them() {
                 "{template}: {text:?} {pieces:?}"
             );
         }
+    }
+}
+
+/// A text between tags is any text up to its tag, and what follows is what the family writes.
+#[test]
+fn a_text_between_tags_ends_at_its_tag() {
+    use crate::prompt::output::jinja_syntax;
+    let tokenizer = tokenizer();
+    let grammars = Grammars::new(&tokenizer).unwrap();
+    let parameters = json!({
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["C", "F"]}},
+        "required": ["city", "unit"],
+    });
+    let tools = vec![json!({"type": "function", "function": {"name": "weather", "parameters": parameters}})];
+    let syntax = jinja_syntax("tools <tool_call><function=<parameter=").tools.unwrap();
+    let grammar = Grammar::Tools { syntax, tools, parallel: true };
+    let call =
+        |arguments: &str| format!("<tool_call>\n<function=weather>\n{arguments}</function>\n</tool_call>");
+    let city = "<parameter=city>\nA <b>\n\"c\"\n</parameter>\n";
+    let unit = "<parameter=unit>\nC\n</parameter>\n";
+    for (text, fits) in [
+        (call(&format!("{city}{unit}")), true),
+        (call(&format!("{city}<parameter=days>\n3\n</parameter>\n{unit}")), true),
+        (call(unit), false),
+        (call(&format!("{city}<parameter=days>\nx\n</parameter>\n{unit}")), false),
+        (call(&format!("{city}<parameter=other>\nx\n</parameter>\n{unit}")), false),
+    ] {
+        let mut constraint = grammars.constraint(&grammar, None).unwrap();
+        let allowed =
+            tokenizer.encode(&text, crate::tokenizer::EncodeOptions::default()).into_iter().all(|id| {
+                let mut logits = vec![0.0; tokenizer.vocab_size()];
+                constraint.mask(&mut logits).unwrap();
+                logits[id as usize] == 0.0 && constraint.accept(id, tokenizer.decode_bytes(id)).is_ok()
+            });
+        assert_eq!(allowed, fits, "{text}");
     }
 }
 

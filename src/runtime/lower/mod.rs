@@ -53,7 +53,7 @@ pub(super) fn lower(spec: DecoderSpec, mut tensors: Tensors) -> Result<Program> 
     if !lowering.low_rank.is_empty() {
         return Err(Diagnostic::error("an adapter changes a matrix that is looked up, not multiplied")
             .code("unsupported-adapter")
-            .help("fuse it: build a model `FROM` this one")
+            .help("fuse it: build a model `FROM` this one, with `-q`")
             .into());
     }
     Ok(lowering.program)

@@ -82,6 +82,7 @@ pub async fn prepare(app: &Arc<App>, lease: Lease, job: Job) -> Result<Prepared,
             } else {
                 Vec::new()
             },
+            parameters: tools.iter().filter_map(|t| Some((function_name(t)?, argument_schema(t)?))).collect(),
             thinking: thinks && is_chat(&job.input),
             begins_in_thinking: thinks && syntax.thinking.as_ref().is_some_and(begins),
         };
@@ -178,6 +179,10 @@ fn is_chat(input: &Input) -> bool {
     matches!(input, Input::Chat(_) | Input::Continue { .. })
 }
 
+fn argument_schema(tool: &Json) -> Option<Json> {
+    tool.get("function")?.get("parameters").cloned()
+}
+
 fn function_name(tool: &Json) -> Option<String> {
     tool.get("function")?.get("name")?.as_str().map(str::to_owned)
 }
@@ -187,7 +192,7 @@ fn check_support(model: &Served, job: &Job, syntax: &OutputSyntax, tools: &[Json
     let name = &model.name;
     let template = model.loaded.template();
     let lacks = |what: &str| ApiError::bad_request(format!("{name} does not support {what}"));
-    if model.loaded.pooling_type().is_some() {
+    if model.loaded.makes_embeddings() {
         let what = if is_chat(&job.input) { "chat" } else { "generate" };
         return Err(ApiError::bad_request(format!("\"{name}\" does not support {what}")).param("model"));
     }

@@ -98,7 +98,7 @@ pub(super) fn import_old(files: &HfTokenizerFiles<'_>, vocab: &[u8], merges: &[u
         .split('\n')
         .map(|line| line.trim_end_matches('\r'))
         .enumerate()
-        .filter(|(at, line)| !line.is_empty() && !(*at == 0 && line.starts_with("#version")))
+        .filter(|(at, line)| !(line.is_empty() || *at == 0 && line.starts_with("#version")))
         .collect();
     let at_merge = |e: BadToken| {
         let line = lines.get(e.index).map_or(0, |(at, _)| at + 1);

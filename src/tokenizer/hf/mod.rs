@@ -60,6 +60,8 @@ pub struct HfTokenizerFiles<'a> {
     pub special_tokens_map: Option<&'a [u8]>,
     /// `generation_config.json`: which tokens end a generation.
     pub generation_config: Option<&'a [u8]>,
+    /// `config.json`: ids of special tokens that no other file names.
+    pub config: Option<&'a [u8]>,
     /// `chat_template.jinja`: goes before the template in `tokenizer_config.json`.
     pub chat_template: Option<&'a [u8]>,
     /// `vocab_size` of `config.json`: the tokens are filled up to it.
@@ -82,6 +84,7 @@ impl<'a> HfTokenizerFiles<'a> {
             tokenizer_config: None,
             special_tokens_map: None,
             generation_config: None,
+            config: None,
             chat_template: None,
             vocab_size: None,
             pre_hint: None,
@@ -216,7 +219,8 @@ impl Draft {
             metadata.set("tokenizer.ggml.merges", merges);
         }
         for (key, flag) in [
-            ("add_space_prefix", self.space_prefix),
+            // Where the key is missing, there is one.
+            ("add_space_prefix", self.space_prefix.filter(|prefix| !prefix || self.model == "t5")),
             ("remove_extra_whitespaces", self.merge_spaces),
             ("normalizer.lowercase", self.lowercase),
             ("normalizer.strip_accents", self.strip_accents),

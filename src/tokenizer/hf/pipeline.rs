@@ -2,6 +2,8 @@
 //!
 //! GGUF has a name for the whole of it, `tokenizer.ggml.pre`. A pipeline that has none is refused.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -13,8 +15,24 @@ use crate::diagnostic::{Diagnostic, Result};
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Qwen 2's: a digit at a time.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen 3.5's: marks belong to words.
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// MiniCPM 5's: an earlier step cuts numbers.
+const MINICPM5: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const SEED_CODER: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Ling's, which matches what Qwen 2's does.
+const BAILING: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
+/// OpenAI's o200k.
+const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Mistral's.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// DeepSeek 3's last.
+const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
+/// Chinese and Japanese.
+const CJK: &str = "[一-龥\u{3040}-ゟ゠-ヿ]+";
 /// GPT-2's, which the step `ByteLevel` has built in.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
 
 /// A step of a pre-tokenizer that some model known here uses.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +41,10 @@ enum Step<'a> {
     Split(&'a str),
     /// Cuts around each digit.
     Digits,
+    /// Cuts around runs of digits.
+    DigitRuns,
+    /// Cuts around runs of punctuation.
+    PunctuationRuns,
     /// Writes bytes in GPT-2's alphabet.
     Bytes,
     /// Cuts with [`GPT2`], then does the same.
@@ -33,30 +55,48 @@ enum Step<'a> {
 struct Known {
     pre: &'static str,
     steps: &'static [Step<'static>],
-    ignore_merges: bool,
+    /// `None` where it makes no difference: every token is what the merges make of its text.
+    ignore_merges: Option<bool>,
     nfc: bool,
 }
 
-const KNOWN: &[Known] = {
+static KNOWN: &[Known] = {
     use Step::*;
     const fn known(
         pre: &'static str,
         steps: &'static [Step<'static>],
-        ignore_merges: bool,
+        ignore_merges: Option<bool>,
         nfc: bool,
     ) -> Known {
         Known { pre, steps, ignore_merges, nfc }
     }
+    const NO: Option<bool> = Some(false);
+    const YES: Option<bool> = Some(true);
     &[
-        known("llama-bpe", &[Split(LLAMA3), Bytes], true, false),
-        known("dbrx", &[Split(LLAMA3), Bytes], false, false),
-        known("qwen2", &[Split(QWEN2), Bytes], false, true),
-        known("deepseek-r1-qwen", &[Split(QWEN2), Bytes], false, false),
-        known("gpt-2", &[SplitAndBytes], false, false),
-        known("gpt-2", &[Split(GPT2), Bytes], false, false),
-        known("smollm", &[Digits, SplitAndBytes], false, false),
+        known("llama-bpe", &[Split(LLAMA3), Bytes], YES, false),
+        known("dbrx", &[Split(LLAMA3), Bytes], NO, false),
+        known("qwen2", &[Split(QWEN2), Bytes], NO, true),
+        known("deepseek-r1-qwen", &[Split(QWEN2), Bytes], NO, false),
+        known("bailingmoe", &[Split(BAILING), Bytes], NO, false),
+        known("qwen35", &[Split(QWEN35), Bytes], NO, true),
+        known("seed-coder", &[Split(SEED_CODER), Bytes], NO, false),
+        known("minicpm5", &[Split(NUMBERS_BY_THREE), Split(MINICPM5), Bytes], YES, false),
+        known("gpt-4o", &[Split(O200K), Bytes], None, false),
+        known("tiny_aya", &[Split(DIGITS_FROM_THE_RIGHT), Split(O200K), Bytes], NO, false),
+        known("tekken", &[Split(TEKKEN), Bytes], None, false),
+        known("deepseek-v3", &[Split(NUMBERS_BY_THREE), Split(CJK), Split(DEEPSEEK3), Bytes], NO, false),
+        known("gpt-2", &[SplitAndBytes], NO, false),
+        known("gpt-2", &[Split(GPT2), Bytes], NO, false),
+        known("olmo", &[SplitAndBytes], NO, true),
+        known("smollm", &[Digits, SplitAndBytes], NO, false),
+        known("command-r", &[Digits, SplitAndBytes], NO, true),
+        known("falcon", &[PunctuationRuns, SplitAndBytes, DigitRuns, Split("[0-9][0-9][0-9]")], NO, false),
+        known("bloom", &[Split(BLOOM), Bytes], NO, false),
     ]
 };
+
+const NUMBERS_BY_THREE: &str = r"\p{N}{1,3}";
+const DIGITS_FROM_THE_RIGHT: &str = r"\d{1,3}(?=(?:\d{3})*\b)";
 
 /// Pipelines known by the SHA-256 of their expressions, one after the other. Other steps may stand
 /// between them; the names were given to exactly one family each.
@@ -70,7 +110,13 @@ const KNOWN_BY_DIGEST: &[(&str, &str, bool)] = &[
 #[derive(Debug, Default)]
 pub(super) struct Template {
     pub(super) before: Option<String>,
+    /// More special tokens after that one.
+    pub(super) then: Vec<String>,
     pub(super) after: Option<String>,
+    /// Whether a token stands between two texts that are read together; `None` where nothing says so.
+    pub(super) between: Option<bool>,
+    /// The post-processor is there, so that what it does not put is not put.
+    pub(super) decides: bool,
 }
 
 /// Everything around BPE, recognised.
@@ -140,7 +186,9 @@ fn unknown(files: &HfTokenizerFiles<'_>, json: &TokenizerJson, nfc: bool) -> Dia
 }
 
 fn name(steps: &[Step<'_>], ignore_merges: bool, nfc: bool) -> Option<&'static str> {
-    let known = KNOWN.iter().find(|k| k.steps == steps && k.ignore_merges == ignore_merges && k.nfc == nfc);
+    let known = KNOWN.iter().find(|k| {
+        same(k.steps, steps) && k.ignore_merges.is_none_or(|ignores| ignores == ignore_merges) && k.nfc == nfc
+    });
     if let Some(known) = known {
         return Some(known.pre);
     }
@@ -150,7 +198,7 @@ fn name(steps: &[Step<'_>], ignore_merges: bool, nfc: bool) -> Option<&'static s
     let mut hash = Sha256::new();
     for step in steps {
         if let Step::Split(expression) = step {
-            hash.update(expression);
+            hash.update(expression.as_bytes());
         }
     }
     let digest: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
@@ -180,10 +228,18 @@ fn step(value: &Value) -> Option<Step<'_>> {
     match kind(value) {
         "Split" => {
             let expression = value.get("pattern")?.get("Regex")?.as_str()?;
-            let isolated = value.get("behavior")?.as_str()? == "Isolated" && flag("invert") != Some(true);
-            isolated.then_some(Step::Split(expression))
+            // What the expression leaves is a piece, or there is nothing that it leaves.
+            let inverted = flag("invert") == Some(true);
+            let cuts = match value.get("behavior")?.as_str()? {
+                "Isolated" => !inverted,
+                "Removed" => inverted && expression.ends_with(r"\s+"),
+                _ => false,
+            };
+            cuts.then_some(Step::Split(expression))
         }
-        "Digits" => (flag("individual_digits") == Some(true)).then_some(Step::Digits),
+        "Digits" if flag("individual_digits") == Some(true) => Some(Step::Digits),
+        "Digits" => Some(Step::DigitRuns),
+        "Punctuation" => (value.get("behavior")?.as_str()? == "Contiguous").then_some(Step::PunctuationRuns),
         "ByteLevel" if flag("add_prefix_space") == Some(false) => match flag("use_regex") {
             Some(false) => Some(Step::Bytes),
             Some(true) | None => Some(Step::SplitAndBytes),
@@ -192,29 +248,89 @@ fn step(value: &Value) -> Option<Step<'_>> {
     }
 }
 
+fn same(known: &[Step<'_>], steps: &[Step<'_>]) -> bool {
+    let same = |(known, step): (&Step<'_>, &Step<'_>)| match (known, step) {
+        (Step::Split(known), Step::Split(expression)) => *known == escaped(expression),
+        (known, step) => known == step,
+    };
+    known.len() == steps.len() && known.iter().zip(steps).all(same)
+}
+
+/// Newlines in an expression, written as such or as what they are.
+fn escaped(expression: &str) -> Cow<'_, str> {
+    match expression.contains(['\r', '\n']) {
+        true => Cow::Owned(expression.replace('\r', r"\r").replace('\n', r"\n")),
+        false => Cow::Borrowed(expression),
+    }
+}
+
 /// What the post-processor puts around a text; `None` if it does anything else.
 pub(super) fn template(post_processor: &Value) -> Option<Template> {
     let mut found = None;
+    let mut decides = false;
     for part in parts(post_processor, "processors") {
         match kind(part) {
             // Moves offsets only.
-            "ByteLevel" => {}
+            "ByteLevel" => decides = true,
             "TemplateProcessing" if found.is_none() => {
                 let pieces: Option<Vec<Option<&str>>> =
                     part.get("single")?.as_array()?.iter().map(template_piece).collect();
-                let own = |text: &str| Some(text.to_owned());
-                found = Some(match pieces?.as_slice() {
-                    [None] => Template::default(),
-                    [Some(before), None] => Template { before: own(before), after: None },
-                    [None, Some(after)] => Template { before: None, after: own(after) },
-                    [Some(before), None, Some(after)] => Template { before: own(before), after: own(after) },
-                    _ => return None,
-                });
+                let mut template = around(&pieces?)?;
+                template.between = between(part, &template);
+                found = Some(template);
+            }
+            "RobertaProcessing" | "BertProcessing" if found.is_none() => {
+                let of = |field: &str| Some(part.get(field)?.get(0)?.as_str()?.to_owned());
+                let (before, after) = (Some(of("cls")?), Some(of("sep")?));
+                found = Some(Template { before, after, between: Some(true), ..Template::default() });
             }
             _ => return None,
         }
     }
-    Some(found.unwrap_or_default())
+    Some(Template { decides, ..found.unwrap_or_default() })
+}
+
+/// The special tokens around the text, which is there once.
+fn around(pieces: &[Option<&str>]) -> Option<Template> {
+    let text = pieces.iter().position(Option::is_none)?;
+    let (before, after) = (&pieces[..text], &pieces[text + 1..]);
+    let mut before = before.iter().map(|piece| piece.map(str::to_owned));
+    let mut template = Template { before: before.next().flatten(), ..Template::default() };
+    template.then = before.flatten().collect();
+    template.after = match after {
+        [] => None,
+        [after] => Some((*after)?.to_owned()),
+        _ => return None,
+    };
+    Some(template)
+}
+
+/// Whether the template of a pair of texts has a separator between them, beside what stands around one text.
+fn between(part: &Value, template: &Template) -> Option<bool> {
+    let token = |piece: &Value| Some(piece.get("SpecialToken")?.get("id")?.as_str()?.to_owned());
+    let is = |piece: &Value, name: &str| {
+        piece.get("Sequence").and_then(|s| s.get("id")).and_then(Value::as_str) == Some(name)
+    };
+    let mut pair = part.get("pair")?.as_array()?.as_slice();
+    if let [first, rest @ ..] = pair
+        && template.before.is_some()
+        && token(first) == template.before
+    {
+        pair = rest;
+    }
+    if let [rest @ .., last] = pair
+        && template.after.is_some()
+        && token(last) == template.after
+    {
+        pair = rest;
+    }
+    match pair {
+        [a, middle @ .., b] if is(a, "A") && is(b, "B") && !middle.is_empty() => {
+            let second = middle.get(1).and_then(token);
+            Some(middle.len() == 2 && second.is_some() && second == template.after)
+        }
+        _ => None,
+    }
 }
 
 /// A piece of a template: a special token's text, or `Some(None)` for the text itself.
@@ -250,7 +366,8 @@ mod tests {
     fn every_known_pipeline_can_be_run() {
         for known in KNOWN {
             let pre = crate::tokenizer::pre_tokenizer::PreTokenizer::from_name(known.pre).unwrap();
-            assert_eq!((pre.ignore_merges, pre.nfc), (known.ignore_merges, known.nfc), "{}", known.pre);
+            let ignores = known.ignore_merges.unwrap_or(pre.ignore_merges);
+            assert_eq!((pre.ignore_merges, pre.nfc), (ignores, known.nfc), "{}", known.pre);
         }
     }
 

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::super::vocabulary::{SPACE, TokenType};
 use super::json::{AddedToken, TokenizerJson};
+use super::pipeline::{self, Template};
 use super::protobuf::ModelProto;
 use super::special_tokens::object;
 use super::tokens::{ADDED_SCORE, Entry};
@@ -66,6 +67,8 @@ pub(super) fn import(
         added.fill(token, index);
     }
     let [unknown, bos, eos, padding] = model.special;
+    // The model's file says what stands before and after a text; only tokenizer.json speaks of two together.
+    let between = json.and_then(|json| pipeline::template(&json.post_processor)).and_then(|t| t.between);
     let prefix = config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(model.add_dummy_prefix);
     Ok(Draft {
         file: TOKENIZER_MODEL,
@@ -76,6 +79,7 @@ pub(super) fn import(
         space_prefix: Some(prefix),
         merge_spaces: unigram.then_some(model.remove_extra_whitespaces),
         charsmap: model.charsmap.to_vec(),
+        template: Template { between, ..Template::default() },
         ids: vec![("unk", unknown), ("bos", bos), ("eos", eos), ("pad", padding)],
         add_bos: !unigram,
         add_eos: unigram.then_some(true),

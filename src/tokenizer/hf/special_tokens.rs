@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::super::end;
+use super::super::metadata::PREFIX;
 use super::super::vocabulary::{Vocabulary, shown};
 use super::HfTokenizerFiles;
 use super::pipeline::Template;
@@ -11,6 +12,7 @@ use crate::ir::Metadata;
 
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
+const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
@@ -21,7 +23,6 @@ const NAMES: &[(&str, &str)] = &[
     ("unk", "unknown"),
     ("sep", "seperator"), // as the format spells it
     ("pad", "padding"),
-    ("cls", "cls"),
     ("mask", "mask"),
 ];
 
@@ -48,7 +49,14 @@ pub(super) fn import(
     let config = object(files, TOKENIZER_CONFIG, files.tokenizer_config)?;
     let generation = object(files, GENERATION_CONFIG, files.generation_config)?;
     let generation = Generation { files, object: &generation, vocabulary };
-    let mut ids = ids(files, vocabulary_file, vocabulary, &config, &generation)?;
+    let model_config = object(files, CONFIG, files.config)?;
+    let mut ids = ids(files, vocabulary_file, vocabulary, &config, &generation, &model_config)?;
+    // A text may begin with a token that only the post-processor names.
+    if !ids.iter().any(|(name, ..)| *name == "bos")
+        && let Some(id) = template.before.as_deref().and_then(|text| vocabulary.id(text))
+    {
+        ids.push(("bos", "bos", id));
+    }
     for &(name, id) in defaults.ids {
         let key = NAMES.iter().find(|(n, _)| *n == name).map(|(_, key)| *key);
         let id = id.and_then(|id| u32::try_from(id).ok()).filter(|&id| (id as usize) < vocabulary.len());
@@ -57,10 +65,25 @@ pub(super) fn import(
         }
     }
     // BERT and its kin have no other first and last token than these.
-    for (name, other) in [("bos", "cls"), ("eos", "sep")] {
+    if defaults.first_is_cls {
+        let cls = match content(
+            files,
+            TOKENIZER_CONFIG,
+            "cls_token",
+            config.get("cls_token").unwrap_or(&Value::Null),
+        )? {
+            Some(text) => vocabulary.id(text),
+            None => template.before.as_deref().and_then(|text| vocabulary.id(text)),
+        };
+        let cls = cls.or(defaults
+            .ids
+            .iter()
+            .find(|(n, _)| *n == "cls")
+            .and_then(|(_, id)| u32::try_from((*id)?).ok()));
         let of = |name: &str| ids.iter().find(|(n, ..)| *n == name).map(|(.., id)| *id);
-        if let (true, None, Some(id)) = (defaults.first_is_cls, of(name), of(other)) {
-            ids.push((name, name, id));
+        let missing = [("bos", of("bos"), cls), ("eos", of("eos"), of("sep"))];
+        for (name, own, other) in missing {
+            ids.extend(other.filter(|_| own.is_none()).map(|id| (name, name, id)));
         }
     }
     let id = |name: &str| ids.iter().find(|(n, ..)| *n == name).map(|(.., id)| *id);
@@ -75,8 +98,26 @@ pub(super) fn import(
     let add_bos = add_bos.unwrap_or(defaults.add_bos && id("bos").is_some());
     metadata.set("tokenizer.ggml.add_bos_token", add_bos);
     let add_eos = around.adds("eos", id("eos"), template.after.as_deref())?;
-    if let Some(add_eos) = add_eos.or(defaults.add_eos.map(|adds| adds && id("eos").is_some())) {
+    let add_eos = add_eos.or(defaults.add_eos.map(|adds| adds && id("eos").is_some()));
+    if let Some(add_eos) = add_eos.or(template.decides.then_some(false)) {
         metadata.set("tokenizer.ggml.add_eos_token", add_eos);
+    }
+    if let Some(between) = template.between {
+        metadata.set("tokenizer.ggml.add_sep_token", between);
+    }
+    if add_bos && !template.then.is_empty() {
+        let ids = template.then.iter().map(|text| {
+            match vocabulary.id(text).and_then(|id| i32::try_from(id).ok()) {
+                Some(id) => Ok(id),
+                None => {
+                    let message =
+                        format!("the post-processor puts {} before a text, which is no token", shown(text));
+                    Err(files.error(vocabulary_file, "post_processor", message))
+                }
+            }
+        });
+        let ids: std::result::Result<Vec<i32>, _> = ids.collect();
+        metadata.set(PREFIX, ids?);
     }
     if let Some(template) = chat_template(files, &config)? {
         metadata.set("tokenizer.chat_template", template);
@@ -91,6 +132,7 @@ fn ids(
     vocabulary: &Vocabulary,
     config: &Map<String, Value>,
     generation: &Generation<'_>,
+    model_config: &Map<String, Value>,
 ) -> Result<Vec<(&'static str, &'static str, u32)>> {
     let map = object(files, SPECIAL_TOKENS_MAP, files.special_tokens_map)?;
     let mut ids = Vec::new();
@@ -111,12 +153,20 @@ fn ids(
                 }
                 id
             }
-            None if needed => generation.ids(&format!("{name}_token_id"))?.first().copied(),
-            None => None,
+            None => match of_config(model_config, name, vocabulary) {
+                None if needed => generation.ids(&format!("{name}_token_id"))?.first().copied(),
+                id => id,
+            },
         };
         ids.extend(id.map(|id| (name, key, id)));
     }
     Ok(ids)
+}
+
+/// The id that the model's configuration has for a special token, if it is one number of the vocabulary.
+fn of_config(config: &Map<String, Value>, name: &str, vocabulary: &Vocabulary) -> Option<u32> {
+    let id = config.get(&format!("{name}_token_id"))?.as_u64()?;
+    u32::try_from(id).ok().filter(|id| (*id as usize) < vocabulary.len())
 }
 
 /// What is put before and after a text.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::vocabulary::{SPACE, TokenType};
 use super::json::{AddedToken, TokenizerJson, Vocab};
-use super::pipeline::{excerpt, kind, parts};
+use super::pipeline::{excerpt, kind, parts, template};
 use super::special_tokens::object;
 use super::tokens::{self, Entry};
 use super::{Draft, HfTokenizerFiles, TOKENIZER_JSON, unsupported_model};
@@ -41,7 +41,9 @@ pub(super) fn from_json(files: &HfTokenizerFiles<'_>, json: &TokenizerJson) -> R
     let mut entries = tokens::by_id(files, own, &json.added_tokens)?;
     write_spaces(&mut entries);
     let lowercase = flag("lowercase").unwrap_or(true);
-    Ok(Draft { file: TOKENIZER_JSON, entries, ..draft(lowercase, flag("strip_accents")) })
+    // Whatever it says, BERT's texts are between CLS and SEP.
+    let template = template(&json.post_processor).unwrap_or_default();
+    Ok(Draft { file: TOKENIZER_JSON, entries, template, ..draft(lowercase, flag("strip_accents")) })
 }
 
 /// Reads `vocab.txt`, a token a line.
@@ -80,8 +82,8 @@ fn draft(lowercase: bool, strip_accents: Option<bool>) -> Draft {
         model: "bert",
         pre: "default",
         lowercase: Some(lowercase),
-        // What no file says depends on the case.
-        strip_accents: Some(strip_accents.unwrap_or(lowercase)),
+        // What no file says depends on the case, for every reader.
+        strip_accents,
         add_bos: true,
         add_eos: Some(true),
         ..Draft::default()

@@ -54,6 +54,8 @@ const EXPRESSIONS: &[(&str, &[&str])] = &[
     ("deepseek-coder", &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", ASIAN_RE, r"\p{N}"]),
     ("gpt-2", &[GPT2_RE]),
     ("smollm", &[r"\p{N}", GPT2_RE]),
+    ("mpt", &[GPT2_RE]),
+    ("command-r", &[r"\p{N}", GPT2_RE]),
     ("falcon", &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2_RE, r"[0-9][0-9][0-9]"]),
     ("bloom", &[BLOOM_RE]),
     ("viking", &[BLOOM_RE, r"\p{N}"]),

@@ -1,8 +1,8 @@
 """A model in the layout of its maker: params.json, consolidated.safetensors and tekken.json."""
 
 import dataclasses
-import tempfile
 import pathlib
+import tempfile
 
 import torch
 import transformers

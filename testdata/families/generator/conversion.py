@@ -41,7 +41,7 @@ def convert(folder, case, tree, keep):
                 if keep:
                     (keep / f"{folder.name}-{kind}.log").write_text(result.stderr)
                 reason = (lines[-1] if lines else f"status {result.returncode}").replace(str(folder) + "/", "")
-                (folder / "gguf-refused.txt").write_text(f"The converter refuses this checkpoint as {kind}:\n{reason}\n")
+                (folder / "gguf-refused.txt").write_text(f"{reason}\n" + (f"\n{case.refusal}\n" if case.refusal else ""))
                 return
             listing[kind] = read(target.read_bytes())
     f16, f32 = listing["f16"], listing["f32"]

@@ -43,6 +43,7 @@ PIXTRAL = {
     "attention_dropout": 0.0, "head_dim": 16, "hidden_act": "silu", "hidden_size": 32, "image_size": 28, "initializer_range": 0.02, "intermediate_size": 32,
     "model_type": "pixtral", "num_attention_heads": 2, "num_channels": 3, "num_hidden_layers": 1, "patch_size": 14, "rope_theta": 10000.0,
 }
+PIXTRAL_PARAMETERS = {k: v for k, v in PIXTRAL.items() if k != "rope_theta"} | {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}
 SIGLIP = {
     "hidden_size": 32, "image_size": 28, "intermediate_size": 32, "model_type": "siglip_vision_model", "num_attention_heads": 2, "num_hidden_layers": 1, "patch_size": 14,
     "vision_use_head": False,
@@ -90,8 +91,16 @@ DECODERS = {
             "image_token_index": 10, "model_type": "mistral3", "multimodal_projector_bias": False, "projector_hidden_act": "gelu", "spatial_merge_size": 2,
             "text_config": MISTRAL | {"head_dim": 32, "model_type": "mistral", "rope_theta": 1000000000.0, "vocab_size": 384},
             "tie_word_embeddings": False, "vision_config": PIXTRAL, "vision_feature_layer": -1}),
+    # Betas that are not the usual ones, and a base for which they matter.
     "ministral3": Case(
-        cls="Ministral3ForCausalLM", text=lambda: text.tekken(chat_file=True), pre="tekken", first=(1,), config=MINISTRAL),
+        cls="Ministral3ForCausalLM", text=lambda: text.tekken(chat_file=True), pre="tekken", first=(1,),
+        config=MINISTRAL | {"rope_parameters": YARN | {"beta_fast": 2.0, "beta_slow": 0.5, "rope_theta": 100.0}}),
+    # As published: inside a model that sees.
+    "ministral3-conditional": Case(
+        cls="Mistral3ForConditionalGeneration", text=lambda: text.tekken(chat_file=True), pre="tekken", first=(1,),
+        config={
+            "image_token_index": 10, "model_type": "mistral3", "multimodal_projector_bias": False, "projector_hidden_act": "gelu", "spatial_merge_size": 2,
+            "text_config": MINISTRAL | {"tie_word_embeddings": True}, "tie_word_embeddings": True, "vision_config": PIXTRAL_PARAMETERS, "vision_feature_layer": -1}),
     "mixtral": Case(
         cls="MixtralForCausalLM", text=text.mixtral, first=(1,),
         config=MISTRAL | {
@@ -178,6 +187,7 @@ DECODERS = {
     # Attention and feed-forward side by side, and a norm for every head's queries and keys.
     "stablelm2-12b": Case(
         cls="StableLmForCausalLM", text=text.stablelm2, pre="stablelm2",
+        refusal="llama.cpp runs such a model. Its converter collects the norms of the heads, but loses the stack that it makes of them: a generator returned by a generator.",
         config=STABLELM | {"bos_token_id": 377, "eos_token_id": 377, "num_key_value_heads": 2, "qk_layernorm": True, "use_parallel_residual": True}),
     "glm4": Case(
         cls="Glm4ForCausalLM", text=text.glm4, pre="glm4", first=(372, 374), generation={"eos_token_id": [370, 377, 379], "pad_token_id": 370},

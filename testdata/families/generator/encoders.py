@@ -57,6 +57,7 @@ class Encoder(Case):
 
     def write_reference(self, folder, files):
         model = checkpoint.load(folder, self.model, self.configuration(folder))
+        self.write_resaved(folder, model)
         dense = self.write_modules(folder)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         inputs = []
