@@ -5,6 +5,8 @@
 //! floats, before a quantized model rounds them to blocks. The matrices of the blocks are observed and
 //! the output matrix is not, whose errors weigh on all tokens alike.
 
+use std::collections::BTreeMap;
+
 use super::backend::Observer;
 use super::chunks::Chunks;
 use super::engine::Session;
@@ -27,11 +29,19 @@ pub fn importance(
 ) -> Result<Collected> {
     let model = session.model().clone();
     let program = model.program();
-    let mut sums: Vec<Option<ColumnSums>> = program.matrices.iter().map(|_| None).collect();
+    // By name, which the experts of a stack share.
+    let mut matrices: BTreeMap<String, ColumnSums> = BTreeMap::new();
     let mut see = |id: MatrixId, nth: usize, columns: &[f32]| {
         let matrix = &program.matrices[id.0];
         if matrix.name().starts_with(OBSERVED) {
-            sums[id.0].get_or_insert_with(|| ColumnSums::new(matrix.cols())).add(nth, columns);
+            match matrices.get_mut(matrix.name()) {
+                Some(sums) => sums.add(nth, columns),
+                None => {
+                    let mut sums = ColumnSums::new(matrix.cols());
+                    sums.add(nth, columns);
+                    matrices.insert(matrix.name().to_owned(), sums);
+                }
+            }
         }
     };
     let see: &mut Observer<'_> = &mut see;
@@ -40,8 +50,6 @@ pub fn importance(
         session.extend_observed(&chunk, see)?;
         progress(i + 1);
     }
-    let named = program.matrices.iter().zip(sums);
-    let matrices = named.filter_map(|(m, sums)| Some((m.name().to_owned(), sums?))).collect();
     let collected =
         Collected { datasets: Vec::new(), chunks: chunks.len(), context: chunks.context(), matrices };
     match collected.not_finite() {
@@ -111,6 +119,48 @@ mod tests {
             for (found, expected) in found.matrices["blk.0.attn_q.weight"].sums().iter().zip(expected) {
                 assert!((found / expected - 1.0).abs() < 1e-5, "{ty}: {found} {expected}");
             }
+        }
+    }
+
+    /// The sums of a stack are under its one name, and each column counts for those it went through.
+    #[test]
+    fn experts_count_what_they_are_chosen_for() {
+        use super::super::weights::{Bytes, Tensor};
+        use crate::{families::spec::Experts, ir::Shape};
+        let mut spec = testing::spec(false);
+        let mut tensors = testing::tensor_list(&spec, &|_| TensorType::F32);
+        tensors.retain(|t| !t.name.contains("ffn_") || t.name.contains("norm"));
+        let (count, used, length, width) = (4, 2, 32, 64);
+        spec.feed_forward.experts = Some(Experts { count, used, length, normalised: true });
+        for (part, shape) in [
+            ("ffn_gate_inp", vec![count, width]),
+            ("ffn_gate_exps", vec![count, length, width]),
+            ("ffn_up_exps", vec![count, length, width]),
+            ("ffn_down_exps", vec![count, width, length]),
+        ] {
+            let values = (0..shape.iter().product::<usize>()).map(|i| (i * 7919 % 101) as f32 / 250.0 - 0.2);
+            let bytes = Bytes::memory(values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
+            let shape = Shape(shape.into_iter().map(|d| d as u64).collect());
+            tensors.push(Tensor { name: format!("blk.0.{part}.weight"), shape, ty: TensorType::F32, bytes });
+        }
+        let model = Model::load_observable(spec, tensors, &OPTIONS).unwrap();
+        let chunks = Chunks::new((0..16).map(|i| i * 7 % 32).collect(), None, 16, None).unwrap();
+        let found = importance(&mut chunks.session(&model).unwrap(), &chunks, |_| ()).unwrap();
+        let of = |part: &str| &found.matrices[&format!("blk.0.{part}.weight")];
+        for (part, cols) in [("ffn_gate_exps", width), ("ffn_up_exps", width), ("ffn_down_exps", length)] {
+            let (counts, sums) = (of(part).counts(), of(part).sums());
+            assert_eq!((counts.len(), sums.len()), (count, count * cols), "{part}");
+            assert_eq!(counts.iter().sum::<u64>(), 16 * used as u64, "{part}");
+            for (n, sums) in counts.iter().zip(sums.chunks_exact(cols)) {
+                assert_eq!(*n > 0, sums.iter().sum::<f64>() > 0.0, "{part}");
+            }
+        }
+        assert_eq!(of("ffn_gate_exps"), of("ffn_up_exps"), "one input");
+        assert_eq!(of("ffn_gate_inp").counts(), [16]);
+        // Over the experts the router's own input comes twice, once for each that is chosen.
+        for (column, sum) in of("ffn_gate_inp").sums().iter().enumerate() {
+            let all: f64 = of("ffn_up_exps").sums().iter().skip(column).step_by(width).sum();
+            assert!((all / (used as f64 * sum) - 1.0).abs() < 1e-9);
         }
     }
 
