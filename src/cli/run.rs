@@ -62,6 +62,7 @@ impl Run {
         let options = GenerateOptions::from_parameters(&set)?;
         let loaded = Loaded::open(&module, global.threads.filter(|n| *n > 0).or(options.num_thread))?
             .with_renderer(Renderer::in_children(ChildCommand::current()?));
+        global.print(loaded.tokenizer.warnings());
         let mut session = loaded.session(&options)?;
         let chat =
             Chat { global, run: &self, loaded, options, load: started.elapsed(), cancelled: on_interrupt()? };

@@ -25,6 +25,7 @@ const TEXTS: &[(&str, u64)] = &[
     ("tokenizer_config.json", 32 << 20),
     ("special_tokens_map.json", 1 << 20),
     ("added_tokens.json", 32 << 20),
+    ("tekken.json", 64 << 20),
     ("tokenizer.model", 64 << 20),
     ("sentencepiece.bpe.model", 64 << 20),
     ("spiece.model", 64 << 20),

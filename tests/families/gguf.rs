@@ -53,7 +53,12 @@ fn expected(value: &Json) -> String {
     }
 }
 
-fn compare_metadata(own: &Metadata, theirs: &BTreeMap<String, String>, problems: &mut Vec<String>) {
+fn compare_metadata(
+    fixture: &str,
+    own: &Metadata,
+    theirs: &BTreeMap<String, String>,
+    problems: &mut Vec<String>,
+) {
     let ours: BTreeMap<String, String> = own.iter().map(|(k, v)| (k.to_owned(), shown(v))).collect();
     let keys: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
     for key in keys {
@@ -61,7 +66,7 @@ fn compare_metadata(own: &Metadata, theirs: &BTreeMap<String, String>, problems:
         let pre = |name: &str| Some(format!("string {name:?}"));
         let same_cut = key == "tokenizer.ggml.pre"
             && SAME_CUT.iter().any(|(own, their, _)| (a.cloned(), b.cloned()) == (pre(own), pre(their)));
-        if a != b && !same_cut && !DIFFERENCES.iter().any(|d| d.is_of(key)) {
+        if a != b && !same_cut && !DIFFERENCES.iter().any(|d| d.is_of(fixture, key)) {
             problems.push(format!("  {key}: ours {a:?}, theirs {b:?}"));
         }
     }
@@ -132,7 +137,7 @@ fn files_are_those_of_the_converter() {
             };
             let own = gguf::merged_metadata(&gguf::read_shards(&SystemWorld, &path).unwrap());
             let mut found = Vec::new();
-            compare_metadata(&own, metadata, &mut found);
+            compare_metadata(&fixture.name, &own, metadata, &mut found);
             compare_tensors(&path, &theirs[preset]["tensors"], &mut found);
             if !found.is_empty() {
                 problems.push(format!("{} {preset}:\n{}", fixture.name, found.join("\n")));

@@ -9,3 +9,4 @@ mod fixture;
 mod gguf;
 mod logits;
 mod table;
+mod texts;

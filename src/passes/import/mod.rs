@@ -109,6 +109,7 @@ fn tokenizer(module: &Module, family: &Family, vocab_size: Option<u64>) -> Resul
         tokenizer_config: bytes("tokenizer_config.json"),
         special_tokens_map: bytes("special_tokens_map.json"),
         generation_config: bytes("generation_config.json"),
+        tekken: bytes("tekken.json"),
         config: bytes("config.json"),
         chat_template: bytes("chat_template.jinja"),
         vocab_size,

@@ -68,6 +68,9 @@ impl Served {
         }
         let threads = wish.threads.or(options.num_thread).or(config.threads).filter(|n| *n > 0);
         let loaded = Loaded::open(&module, threads)?.with_renderer(app.renderer.clone());
+        for warning in loaded.tokenizer.warnings() {
+            tracing::warn!(model = %stored.name, "{warning}");
+        }
         let trained = loaded.model.spec().context_length as u64;
         let asked = wish.context.or(options.num_ctx).or(config.context_length);
         let context = GenerateOptions { num_ctx: asked, ..options.clone() }.context(trained) as usize;

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! tokenizer.json, byte-level BPE        ──▶ gpt2      byte_level.rs, pipeline.rs
+//! tekken.json without a tokenizer.json  ──▶ gpt2      tekken.rs
 //! tokenizer.model                       ──▶ llama, t5 sentencepiece.rs, protobuf.rs
 //! tokenizer.json, BPE over characters   ──▶ llama     characters.rs
 //! tokenizer.json, Unigram               ──▶ t5        unigram.rs
@@ -21,6 +22,7 @@ mod pipeline;
 mod protobuf;
 mod sentencepiece;
 mod special_tokens;
+mod tekken;
 mod tokens;
 mod unigram;
 mod wordpiece;
@@ -60,6 +62,8 @@ pub struct HfTokenizerFiles<'a> {
     pub special_tokens_map: Option<&'a [u8]>,
     /// `generation_config.json`: which tokens end a generation.
     pub generation_config: Option<&'a [u8]>,
+    /// `tekken.json`: Mistral's own.
+    pub tekken: Option<&'a [u8]>,
     /// `config.json`: ids of special tokens that no other file names.
     pub config: Option<&'a [u8]>,
     /// `chat_template.jinja`: goes before the template in `tokenizer_config.json`.
@@ -84,6 +88,7 @@ impl<'a> HfTokenizerFiles<'a> {
             tokenizer_config: None,
             special_tokens_map: None,
             generation_config: None,
+            tekken: None,
             config: None,
             chat_template: None,
             vocab_size: None,
@@ -122,6 +127,7 @@ pub fn import(files: &HfTokenizerFiles<'_>) -> Result<Metadata> {
     };
     let draft = match (json, files.tokenizer_model) {
         (Some(json), _) if kind(&json) == Kind::ByteLevel => byte_level::import(files, json)?,
+        (None, _) if files.tekken.is_some() => tekken::import(files, files.tekken.unwrap_or_default())?,
         (json, Some(model)) => sentencepiece::import(files, model, json.as_ref())?,
         (Some(json), None) => match kind(&json) {
             Kind::Characters => characters::import(files, &json)?,
@@ -136,7 +142,7 @@ pub fn import(files: &HfTokenizerFiles<'_>) -> Result<Metadata> {
                 return Err(Diagnostic::error("the checkpoint has no tokenizer")
                     .in_file(files.directory, "")
                     .code("no-tokenizer")
-                    .help("a tokenizer is tokenizer.json, tokenizer.model, vocab.json with merges.txt, or vocab.txt")
+                    .help("a tokenizer is tokenizer.json, tekken.json, tokenizer.model, vocab.json with merges.txt, or vocab.txt")
                     .help("download the whole repository, not the weights alone")
                     .into());
             }
