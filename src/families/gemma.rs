@@ -58,6 +58,34 @@ pub(super) fn plain_rope(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// The number whose root divides scores: that of the largest model, by its blocks, is not the length of its heads.
+fn usual_scalar(is_largest: bool, embedding: u64, heads: u64, head_dim: u64) -> f32 {
+    (if is_largest { embedding / heads.max(1) } else { head_dim }) as f32
+}
+
+/// Writes what scores are multiplied with, where it is not the usual: GGUF has no key for it that every reader of the
+/// family knows.
+///
+/// # Errors
+/// It is no number.
+pub(super) fn write_score_scale(hparams: &mut Hparams<'_>, largest: u64) -> Result<()> {
+    let Some(scalar) = hparams.config.optional_f32("query_pre_attn_scalar")? else { return Ok(()) };
+    let Hparams { blocks, embedding, heads, head_dim, .. } = *hparams;
+    if scalar != usual_scalar(blocks == largest, embedding, heads, head_dim) {
+        hparams.set("attention.scale", 1.0 / scalar.sqrt());
+    }
+    Ok(())
+}
+
+/// What scores are multiplied with.
+pub(super) fn score_scale(reader: &Reader<'_>, spec: &DecoderSpec, largest: u64) -> f32 {
+    let attention = &spec.attention;
+    let (embedding, heads) = (spec.embedding_length as u64, attention.head_count as u64);
+    let is_largest = spec.block_count as u64 == largest;
+    let scalar = usual_scalar(is_largest, embedding, heads, attention.key_length as u64);
+    reader.f32("attention.scale").unwrap_or(1.0 / scalar.sqrt())
+}
+
 /// What all Gemmas have in common.
 pub(super) fn gemma(spec: &mut DecoderSpec) {
     spec.embedding_scale = (spec.embedding_length as f32).sqrt();

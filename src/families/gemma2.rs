@@ -2,7 +2,7 @@
 //!
 //! Source: Gemma Team 2024 (arXiv 2408.00118) and its reference code.
 
-use super::gemma::{TIED, gemma, plain_rope};
+use super::gemma::{self, TIED, gemma, plain_rope, score_scale};
 use super::hparams::{Defaults, Hparams, RMS};
 use super::read::Reader;
 use super::rules::{ATTENTION, FEED_FORWARD, FREQUENCIES, rule};
@@ -52,24 +52,16 @@ fn import(config: &Config) -> Result<Imported> {
             .error("layer_types", "windows must be in every other layer, from the first")
             .into());
     }
-    // GGUF has no key that every reader knows; where it is the usual one, the file says no more than llama.cpp's.
-    if let Some(scalar) = config.optional_f32("query_pre_attn_scalar")?
-        && scalar != usual_scalar(hparams.blocks, hparams.embedding, hparams.heads, hparams.head_dim)
-    {
-        hparams.set("attention.scale", 1.0 / scalar.sqrt());
-    }
+    gemma::write_score_scale(&mut hparams, LARGEST)?;
     Ok(hparams.finish_tied())
 }
+
+/// Blocks of the largest model.
+const LARGEST: u64 = 46;
 
 /// Every other block, from the first.
 fn is_local(block: usize) -> bool {
     block.is_multiple_of(2)
-}
-
-/// The number whose root divides scores: the largest model's is not the length of its heads.
-fn usual_scalar(blocks: u64, embedding: u64, heads: u64, head_dim: u64) -> f32 {
-    let is_27b = blocks == 46;
-    (if is_27b { embedding / heads.max(1) } else { head_dim }) as f32
 }
 
 fn spec(metadata: &Metadata, has: &dyn Fn(&str) -> bool) -> Result<DecoderSpec> {
@@ -80,13 +72,6 @@ fn spec(metadata: &Metadata, has: &dyn Fn(&str) -> bool) -> Result<DecoderSpec> 
     spec.attention.window = reader.window(is_local);
     spec.attention.soft_cap = Some(reader.f32("attn_logit_softcapping").unwrap_or(50.0));
     spec.logit_soft_cap = Some(reader.f32("final_logit_softcapping").unwrap_or(30.0));
-    let heads = spec.attention.head_count as u64;
-    let scalar = usual_scalar(
-        spec.block_count as u64,
-        spec.embedding_length as u64,
-        heads,
-        spec.attention.key_length as u64,
-    );
-    spec.attention.scale = reader.f32("attention.scale").unwrap_or(1.0 / scalar.sqrt());
+    spec.attention.scale = score_scale(&reader, &spec, LARGEST);
     Ok(spec)
 }

@@ -3,7 +3,7 @@
 //!
 //! Source: Gemma Team 2025 (arXiv 2503.19786) and its reference code.
 
-use super::gemma::{TIED, gemma};
+use super::gemma::{self, TIED, gemma, score_scale};
 use super::gemma2::NORMS;
 use super::hparams::{Defaults, HeadLength, Hparams, RMS};
 use super::read::Reader;
@@ -88,12 +88,7 @@ fn read<'a>(architecture: &'static str, config: &'a Config) -> Result<Hparams<'a
         });
         hparams.set("attention.sliding_window_pattern", blocks);
     }
-    if let Some(scalar) = config.optional_f32("query_pre_attn_scalar")? {
-        let usual = usual_scalar(hparams.blocks, hparams.embedding, hparams.heads, hparams.head_dim);
-        if scalar != usual {
-            hparams.set("attention.scale", 1.0 / scalar.sqrt());
-        }
-    }
+    gemma::write_score_scale(&mut hparams, LARGEST)?;
     Ok(hparams)
 }
 
@@ -103,14 +98,11 @@ const PATTERN: usize = 6;
 /// The base frequency of blocks with a window.
 const LOCAL_THETA: f32 = 10_000.0;
 
+/// Blocks of the largest model.
+const LARGEST: u64 = 62;
+
 fn is_local(block: usize) -> bool {
     !(block + 1).is_multiple_of(PATTERN)
-}
-
-/// The number whose root divides scores: the largest model's is not the length of its heads.
-fn usual_scalar(blocks: u64, embedding: u64, heads: u64, head_dim: u64) -> f32 {
-    let is_27b = blocks == 62;
-    (if is_27b { embedding / heads.max(1) } else { head_dim }) as f32
 }
 
 fn import(config: &Config) -> Result<Imported> {
@@ -132,13 +124,7 @@ fn spec_of(reader: &Reader<'_>) -> Result<DecoderSpec> {
     spec.rope.local_freq_base = Some(reader.f32("rope.freq_base_swa").unwrap_or(LOCAL_THETA));
     spec.rope.freq_base = reader.f32("rope.freq_base").unwrap_or(1_000_000.0);
     spec.logit_soft_cap = reader.f32("final_logit_softcapping");
-    let scalar = usual_scalar(
-        spec.block_count as u64,
-        spec.embedding_length as u64,
-        spec.attention.head_count as u64,
-        spec.attention.key_length as u64,
-    );
-    spec.attention.scale = reader.f32("attention.scale").unwrap_or(1.0 / scalar.sqrt());
+    spec.attention.scale = score_scale(reader, &spec, LARGEST);
     Ok(spec)
 }
 

@@ -40,12 +40,7 @@ fn import(config: &Config) -> Result<Imported> {
     hparams.activation(&["silu"])?;
     hparams.ignore(&["attention_bias"]);
     let rope = RopeConfig::read(config)?;
-    let dims = (f64::from(rope.partial.unwrap_or(0.5)) * hparams.head_dim as f64) as u64;
-    if dims == 0 || !dims.is_multiple_of(2) {
-        return Err(config
-            .error("partial_rotary_factor", format!("{dims} values of a head would turn"))
-            .into());
-    }
+    let dims = rope.dims(config, hparams.head_dim, 0.5)?;
     hparams.size("rope.dimension_count", dims, "partial_rotary_factor")?;
     hparams.rope(&rope, dims)?;
     Ok(hparams.finish())

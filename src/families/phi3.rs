@@ -50,12 +50,7 @@ fn import(config: &Config) -> Result<Imported> {
     hparams.ignore(&["layer_types"]);
     let mut rope = RopeConfig::read(config)?;
     rope.theta = rope.theta.or(Some(DEFAULT_THETA));
-    let dims = (f64::from(rope.partial.unwrap_or(1.0)) * hparams.head_dim as f64) as u64;
-    if dims == 0 || !dims.is_multiple_of(2) {
-        return Err(config
-            .error("partial_rotary_factor", format!("{dims} values of a head would turn"))
-            .into());
-    }
+    let dims = rope.dims(config, hparams.head_dim, 1.0)?;
     hparams.size("rope.dimension_count", dims, "partial_rotary_factor")?;
     let outer = config.optional_size("original_max_position_embeddings")?;
     let inner = match &rope.scaling {

@@ -71,6 +71,19 @@ impl RopeConfig {
         Ok(scaling.optional_one_of(["rope_type", "type"], known)?.unwrap_or("default"))
     }
 
+    /// How many of a head's values turn; `usual` is the part where the configuration is silent.
+    ///
+    /// # Errors
+    /// None would, or an odd number.
+    pub(super) fn dims(&self, config: &Config, head_dim: u64, usual: f32) -> Result<u64> {
+        let dims = (f64::from(self.partial.unwrap_or(usual)) * head_dim as f64) as u64;
+        if dims == 0 || !dims.is_multiple_of(2) {
+            let message = format!("{dims} values of a head would turn");
+            return Err(config.error("partial_rotary_factor", message).into());
+        }
+        Ok(dims)
+    }
+
     /// Writes the base frequency and the scaling of `dims` values that turn.
     ///
     /// # Errors

@@ -44,12 +44,7 @@ fn import(config: &Config) -> Result<Imported> {
     // Whether they are there says itself.
     hparams.ignore(&["use_qkv_bias", "qk_layernorm"]);
     let rope = RopeConfig::read(config)?;
-    let dims = (f64::from(rope.partial.unwrap_or(0.25)) * hparams.head_dim as f64) as u64;
-    if dims == 0 || !dims.is_multiple_of(2) {
-        return Err(config
-            .error("partial_rotary_factor", format!("{dims} values of a head would turn"))
-            .into());
-    }
+    let dims = rope.dims(config, hparams.head_dim, 0.25)?;
     hparams.size("rope.dimension_count", dims, "partial_rotary_factor")?;
     if rope.kind()? != "default" || rope.theta.is_some_and(|theta| theta != 10_000.0) {
         hparams.rope(&rope, dims)?;
