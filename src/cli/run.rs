@@ -1,8 +1,8 @@
 //! `mdl run`.
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -13,12 +13,14 @@ use crate::ir::ParameterValue;
 use crate::modelfile::parameters;
 use crate::prompt::isolated::ChildCommand;
 use crate::prompt::{ChatMessage, Renderer};
+use crate::runtime::batch::{Engine, EngineOptions, normalize};
 use crate::runtime::engine::Session;
 use crate::runtime::generate::{Done, Outcome};
 use crate::runtime::loaded::Loaded;
 use crate::runtime::options::GenerateOptions;
 use crate::runtime::stored;
 use crate::store::Name;
+use crate::tokenizer::EncodeOptions;
 
 /// Runs a model: one prompt from the arguments or standard input, or a conversation on a terminal.
 #[derive(Args)]
@@ -49,6 +51,23 @@ pub(super) struct Run {
     verbose: bool,
 }
 
+/// Prints the embedding of a text, of length 1, as a JSON array.
+fn embed(loaded: Loaded, options: &GenerateOptions, text: &str) -> Result<()> {
+    let context = options.context(loaded.model.spec().context_length as u64) as usize;
+    let encode = EncodeOptions { add_special: true, parse_special: false };
+    let tokens = loaded.tokenizer.encode(text, encode);
+    let engine = EngineOptions { parallel: 1, context, columns: options.num_batch.min(context), kv: None };
+    let engine = Engine::start(Arc::new(loaded), engine)?;
+    let (sender, receiver) = mpsc::channel();
+    engine.embed(tokens, Arc::default(), Box::new(move |result| drop(sender.send(result))));
+    let ended = |_| Diagnostic::environment("the engine ended without an answer");
+    let mut values = receiver.recv().map_err(ended)??.values;
+    normalize(&mut values);
+    let text: Vec<String> = values.iter().map(f32::to_string).collect();
+    println!("[{}]", text.join(","));
+    Ok(())
+}
+
 impl Run {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let started = Instant::now();
@@ -63,6 +82,13 @@ impl Run {
         let loaded = Loaded::open(&module, global.threads.filter(|n| *n > 0).or(options.num_thread))?
             .with_renderer(Renderer::in_children(ChildCommand::current()?));
         global.print(loaded.tokenizer.warnings());
+        if loaded.makes_embeddings() {
+            let text = prompt.ok_or_else(|| {
+                Diagnostic::error("the model makes embeddings: it needs a text")
+                    .help(format!("mdl run {} \"a text\"", self.name))
+            })?;
+            return embed(loaded, &options, &text);
+        }
         let mut session = loaded.session(&options)?;
         let chat =
             Chat { global, run: &self, loaded, options, load: started.elapsed(), cancelled: on_interrupt()? };

@@ -63,3 +63,27 @@ fn embeddings_are_those_of_transformers() {
     println!("{cases} cases");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
+
+#[test]
+fn an_encoder_prints_the_vector_of_a_text() {
+    let directory = tempfile::tempdir().unwrap();
+    let fixture = Fixture::all().into_iter().find(|f| f.name == "bert").unwrap();
+    let mdl = |arguments: &[&str]| {
+        let mut command = assert_cmd::Command::cargo_bin("mdl").unwrap();
+        command
+            .arg("--store")
+            .arg(directory.path().join("store"))
+            .args(["--progress", "none"])
+            .args(arguments);
+        command.output().unwrap()
+    };
+    let folder = fixture.directory.to_str().unwrap();
+    assert!(mdl(&["build", "-q", "f32", "-t", "encoder", folder]).status.success());
+    let input = &fixture.json("reference.json").unwrap()["inputs"][0];
+    let output = mdl(&["run", "encoder", input["text"].as_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let values: Vec<f32> = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(cosine(&values, &floats(&input["embedding"])) > 0.999_99);
+    let length: f64 = values.iter().map(|v| f64::from(*v).powi(2)).sum();
+    assert!((length - 1.0).abs() < 1e-5, "{length}");
+}

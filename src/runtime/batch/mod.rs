@@ -134,6 +134,15 @@ pub struct Embedding {
     pub tokens: usize,
 }
 
+/// Divides a vector by its Euclidean length. Zeros stay zeros.
+pub fn normalize(values: &mut [f32]) {
+    let square: f64 = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+    let length = square.sqrt();
+    if length > 0.0 {
+        values.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+    }
+}
+
 /// How busy an engine is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::oneshot;
 
-use crate::runtime::batch::Embedding;
+use crate::runtime::batch::{Embedding, normalize};
 use crate::server::app::App;
 use crate::server::error::ApiError;
 use crate::server::scheduler::Lease;
@@ -58,11 +58,7 @@ pub fn normalized(mut values: Vec<f32>, dimensions: Option<usize>) -> Result<Vec
         }
         values.truncate(n);
     }
-    let square: f64 = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-    let length = square.sqrt();
-    if length > 0.0 {
-        values.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
-    }
+    normalize(&mut values);
     Ok(values)
 }
 
