@@ -6,7 +6,7 @@ use mdl::runtime::batch::{Engine, EngineOptions};
 use mdl::runtime::loaded::Loaded;
 use mdl::tokenizer::EncodeOptions;
 
-use crate::fixture::{Fixture, floats, ids};
+use crate::fixture::{Fixture, copy_directory, floats, ids};
 
 fn embed(engine: &Engine, tokens: Vec<u32>) -> Vec<f32> {
     let (sender, receiver) = mpsc::channel();
@@ -62,6 +62,21 @@ fn embeddings_are_those_of_transformers() {
     }
     println!("{cases} cases");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// Embedding models are published without a head, whatever their configuration says of it.
+#[test]
+fn a_decoder_that_makes_embeddings_needs_no_head() {
+    let out = tempfile::tempdir().unwrap();
+    let fixture = Fixture::all().into_iter().find(|f| f.name == "qwen3-embedding").unwrap();
+    let copy = out.path().join("copy");
+    copy_directory(&fixture.directory, &copy);
+    let config = std::fs::read_to_string(copy.join("config.json")).unwrap();
+    let untied = config.replace("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+    assert_ne!(config, untied);
+    std::fs::write(copy.join("config.json"), untied).unwrap();
+    let headless = Fixture { name: "headless".to_owned(), directory: copy };
+    assert!(headless.load("f32", out.path()).unwrap().makes_embeddings());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
 use crate::differences::{DIFFERENCES, SAME_CUT};
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, copy_directory};
 
 /// A value as the fixtures show it.
 fn shown(value: &Value) -> String {
@@ -168,16 +168,6 @@ fn a_configuration_in_new_words_makes_the_same_file() {
     println!("{pairs} pairs");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     assert!(pairs > 20, "only {pairs} pairs");
-}
-
-fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        match entry.path().is_dir() {
-            true => copy_directory(&entry.path(), &to.join(entry.file_name())),
-            false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
-        }
-    }
 }
 
 /// The keys of which the values differ, else that tensors do.

@@ -62,8 +62,11 @@ pub(super) fn import(
         tensors.push(Tensor { expr: stack(&name, parts)?, name });
     }
     let untied = family.rules().find(|r| r.presence == Presence::Untied);
+    // A model that makes embeddings is published without the head that it does not need.
+    let pools = imported.metadata.get(&format!("{}.pooling_type", family.architecture)).is_some();
     if let Some(rule) = untied
         && !imported.tied
+        && !pools
         && !tensors.iter().any(|t| t.name == rule.gguf)
     {
         return Err(Diagnostic::error(format!("the tensor `{}` is missing", rule.checkpoint))
