@@ -71,7 +71,7 @@ fn read<'a>(architecture: &'static str, config: &'a Config) -> Result<Hparams<'a
     let mut rope = RopeConfig::read(config)?;
     rope.theta = rope.theta.or(Some(1_000_000.0));
     rope.local_theta = rope.local_theta.or(Some(LOCAL_THETA));
-    hparams.rope(&rope, hparams.head_dim)?;
+    rope.write(hparams.head_dim, &mut hparams)?;
     hparams.copy_f32("final_logit_softcapping", "final_logit_softcapping")?;
     let pattern = config.optional_size(["sliding_window_pattern", "_sliding_window_pattern"])?;
     let windows = hparams.window_blocks()?;

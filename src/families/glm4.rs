@@ -42,7 +42,7 @@ fn import(config: &Config) -> Result<Imported> {
     let rope = RopeConfig::read(config)?;
     let dims = rope.dims(config, hparams.head_dim, 0.5)?;
     hparams.size("rope.dimension_count", dims, "partial_rotary_factor")?;
-    hparams.rope(&rope, dims)?;
+    rope.write(dims, &mut hparams)?;
     Ok(hparams.finish())
 }
 

@@ -28,7 +28,7 @@ pub(super) const GRANITE: Family = Family {
 fn import(config: &Config) -> Result<Imported> {
     let (mut hparams, mut rope) = llama::read("granite", config, HeadLength::Never)?;
     rope.theta = rope.theta.or(Some(DEFAULT_THETA));
-    hparams.rope(&rope, hparams.head_dim)?;
+    rope.write(hparams.head_dim, &mut hparams)?;
     hparams.copy_f32("attention.scale", "attention_multiplier")?;
     hparams.copy_f32("embedding_scale", "embedding_multiplier")?;
     hparams.copy_f32("residual_scale", "residual_multiplier")?;

@@ -2,7 +2,6 @@
 //! under the names and in the types that llama.cpp's converter writes.
 
 use super::Imported;
-use super::rope_config::RopeConfig;
 use crate::diagnostic::Result;
 use crate::formats::hf_config::Config;
 use crate::ir::{Metadata, Value};
@@ -270,14 +269,6 @@ impl<'a> Hparams<'a> {
     /// Counts keys as read.
     pub(super) fn ignore(&self, keys: &[&str]) {
         self.config.ignore(keys);
-    }
-
-    /// Reads rotary positions of `dims` values and writes what GGUF says of them.
-    ///
-    /// # Errors
-    /// See [`RopeConfig`].
-    pub(super) fn rope(&mut self, rope: &RopeConfig, dims: u64) -> Result<()> {
-        rope.write(dims, self)
     }
 
     /// Adds a vector that no checkpoint has.

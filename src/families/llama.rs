@@ -77,7 +77,7 @@ fn import(config: &Config) -> Result<Imported> {
     };
     let (mut hparams, mut rope) = read("llama", config, head_length)?;
     rope.theta = rope.theta.or(Some(DEFAULT_THETA));
-    hparams.rope(&rope, hparams.head_dim)?;
+    rope.write(hparams.head_dim, &mut hparams)?;
     hparams.copy_size("expert_count", "num_local_experts")?;
     hparams.copy_size("expert_used_count", "num_experts_per_tok")?;
     hparams.copy_size("attention.sliding_window", "sliding_window")?;

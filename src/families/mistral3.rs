@@ -28,7 +28,7 @@ fn import(config: &Config) -> Result<Imported> {
     if let Some(scaling) = &rope.scaling {
         temperature(&mut hparams, scaling)?;
     }
-    hparams.rope(&rope, hparams.head_dim)?;
+    rope.write(hparams.head_dim, &mut hparams)?;
     config.require("sliding_window", &[])?;
     config.require("layer_types", &[])?;
     Ok(hparams.finish())

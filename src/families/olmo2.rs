@@ -44,7 +44,7 @@ fn import(config: &Config) -> Result<Imported> {
     if config.has("sliding_window") {
         rope.local_theta = rope.local_theta.or(rope.theta);
     }
-    hparams.rope(&rope, hparams.head_dim)?;
+    rope.write(hparams.head_dim, &mut hparams)?;
     if let Some(size) = config.optional_size("sliding_window")? {
         hparams.size("attention.sliding_window", size, "sliding_window")?;
         let blocks = match hparams.window_blocks()? {

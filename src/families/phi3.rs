@@ -64,7 +64,7 @@ fn import(config: &Config) -> Result<Imported> {
     hparams.copy_size("attention.sliding_window", "sliding_window")?;
     match rope.kind()? {
         "longrope" | "su" => long(&rope, dims, original, &mut hparams)?,
-        _ => hparams.rope(&rope, dims)?,
+        _ => rope.write(dims, &mut hparams)?,
     }
     if let Some(theta) = rope.theta {
         hparams.set("rope.freq_base", theta);

@@ -43,7 +43,7 @@ pub(super) fn read<'a>(architecture: &'static str, config: &'a Config) -> Result
         return Err(config.error("layer_types", "a sliding window is not supported in this family").into());
     }
     let rope = RopeConfig::read(config)?;
-    hparams.rope(&rope, hparams.head_dim)?;
+    rope.write(hparams.head_dim, &mut hparams)?;
     Ok(hparams)
 }
 

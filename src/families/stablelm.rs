@@ -47,7 +47,7 @@ fn import(config: &Config) -> Result<Imported> {
     let dims = rope.dims(config, hparams.head_dim, 0.25)?;
     hparams.size("rope.dimension_count", dims, "partial_rotary_factor")?;
     if rope.kind()? != "default" || rope.theta.is_some_and(|theta| theta != 10_000.0) {
-        hparams.rope(&rope, dims)?;
+        rope.write(dims, &mut hparams)?;
     } else {
         rope.all_read_but_theta()?;
     }

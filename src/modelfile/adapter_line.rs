@@ -8,29 +8,12 @@ use std::path::Path;
 
 use super::ast::{Ast, Instruction, Quoting};
 use super::path;
-use super::recipe::{Recipe, Spanned};
+use super::recipe::{AdapterLine, Recipe, Spanned};
 use super::reports::Reports;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::world::World;
 
 const BLANKS: [char; 2] = [' ', '\t'];
-
-/// An ADAPTER line.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AdapterLine {
-    /// The path, as written.
-    pub path: Spanned<String>,
-    /// The factor of what the adapter adds, other than 0; 1 where there is none.
-    pub scale: Option<Spanned<f32>>,
-}
-
-impl AdapterLine {
-    /// True when two lines say the same, wherever they say it.
-    pub fn means_the_same(&self, other: &AdapterLine) -> bool {
-        let scale = |line: &AdapterLine| line.scale.as_ref().map(|s| s.value);
-        self.path.value == other.path.value && scale(self) == scale(other)
-    }
-}
 
 /// The path and the scale of a value without quotes, if its last word may be one.
 pub(super) fn split(text: &str) -> Option<(&str, f32)> {

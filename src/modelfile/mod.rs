@@ -30,13 +30,12 @@ pub mod suggest;
 pub mod parameters;
 pub mod path;
 
-pub use adapter_line::AdapterLine;
 pub use ast::{Ast, Instruction, Item, ItemKind, Keyword, Quoting, Value};
 pub use decode::{MAX_BYTES, decode};
 pub use format::format;
 pub use lower::version;
 pub use print::print;
-pub use recipe::{PromptSpans, Recipe, Spanned};
+pub use recipe::{AdapterLine, PromptSpans, Recipe, Spanned};
 
 use std::path::Path;
 use std::sync::Arc;

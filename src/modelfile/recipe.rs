@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::adapter_line::AdapterLine;
 use super::place::Places;
 use crate::diagnostic::Span;
 use crate::ir::{ParameterValue, Prompt};
@@ -14,6 +13,23 @@ pub struct Spanned<T> {
     pub value: T,
     /// Where.
     pub span: Span,
+}
+
+/// An ADAPTER line, as `adapter_line.rs` reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterLine {
+    /// The path, as written.
+    pub path: Spanned<String>,
+    /// The factor of what the adapter adds, other than 0; 1 where there is none.
+    pub scale: Option<Spanned<f32>>,
+}
+
+impl AdapterLine {
+    /// True when two lines say the same, wherever they say it.
+    pub fn means_the_same(&self, other: &AdapterLine) -> bool {
+        let scale = |line: &AdapterLine| line.scale.as_ref().map(|s| s.value);
+        self.path.value == other.path.value && scale(self) == scale(other)
+    }
 }
 
 /// What a Modelfile means. Paths and names are as written; nothing has been looked up yet.

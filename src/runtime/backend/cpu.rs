@@ -8,7 +8,7 @@ use mdl_kernels::ops::matmul::Packed;
 use mdl_kernels::ops::rope::rope;
 use mdl_kernels::region::{Kind, PlaneId, Planes, Team};
 
-use super::cpu_ops::{CpuOp, Scratch, angles, norm_in_place, rope_kind};
+use super::cpu_step::{CpuOp, Scratch, angles, norm_in_place, rope_kind};
 use super::{Backend, Column, Observer, State, observe};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::runtime::kv::{KvLayout, KvType, PAGE, PageId, Shift, slot};

@@ -6,7 +6,7 @@ use mdl_kernels::ops::norm::{layer_norm_in_place, rms_norm_in_place, rms_scale};
 use mdl_kernels::ops::rope::rope;
 use mdl_kernels::region::{Reader, Tile};
 
-use super::cpu_ops::{CpuOp, Scratch, rope_kind};
+use super::cpu_step::{CpuOp, Scratch, rope_kind};
 use crate::families::spec::QkNorm;
 use crate::runtime::kv::{KvLayout, KvType, slot};
 use crate::runtime::program::{BufferId, VectorId};

@@ -4,7 +4,7 @@ use mdl_kernels::ops::activation::BLOCK;
 use mdl_kernels::ops::matmul::{Activations, Columns, Product, Store, matmul};
 use mdl_kernels::region::{Grid, Reader, Tile};
 
-use super::cpu_ops::{CpuOp, PANEL_ROWS, Scratch, plane};
+use super::cpu_step::{CpuOp, PANEL_ROWS, Scratch, plane};
 use crate::runtime::program::{BufferId, Element, MatrixId};
 
 /// The products of chosen experts.

@@ -1,105 +1,17 @@
 //! Each operation of a program on the CPU: how its output is cut, and what a tile is. Attention and experts have
 //! files of their own.
 
-use mdl_kernels::Level;
-use mdl_kernels::ops::activation::{ActivationBlock, BLOCK, quantize_activations};
+use mdl_kernels::ops::activation::BLOCK;
 use mdl_kernels::ops::elementwise::{self, activate, add, gated, scale, soft_cap};
-use mdl_kernels::ops::matmul::{Activations, Columns, Packed, Panel, Product, Store, matmul};
-use mdl_kernels::ops::norm::{layer_norm_in_place, rms_norm_in_place};
-use mdl_kernels::ops::rope::{self, Frequencies};
+use mdl_kernels::ops::matmul::{Activations, Columns, Product, Store, matmul};
 use mdl_kernels::ops::row::dequantize_row;
 use mdl_kernels::region::{Grid, Operation, PlaneId, Reader, Tile};
 
-use super::Column;
 use super::cpu_attention::{Attend, Prepare};
 use super::cpu_experts::{Chosen, mix, route};
-use crate::families::spec::{Activation, NormKind, RopeKind};
-use crate::runtime::kv::{KvLayout, PageId};
-use crate::runtime::program::{BufferId, Element, Extent, MatrixId, Norm, Op, Program, Room, VectorId};
-
-/// Columns of queries that attention takes at once: they share each read of the cache.
-pub(super) const ATTENTION_COLUMNS: usize = 8;
-
-/// Rows of a weight that are unpacked together.
-pub(super) const PANEL_ROWS: usize = 16;
-
-/// What a thread keeps from tile to tile.
-#[derive(Default)]
-pub(super) struct Scratch {
-    pub panel: Panel,
-    pub floats: Vec<f32>,
-    pub blocks: Vec<ActivationBlock>,
-    pub queries: Vec<f32>,
-    pub scores: Vec<f32>,
-    pub positions: Vec<std::ops::Range<usize>>,
-    pub halves: Vec<u16>,
-}
-
-impl Scratch {
-    /// Bytes of one thread's scratch at most.
-    pub(super) fn bytes(program: &Program, room: &Room) -> u64 {
-        let cols = program.matrices.iter().map(|m| m.cols()).max().unwrap_or(0);
-        let attention = &program.spec.attention;
-        let queries = ATTENTION_COLUMNS.min(room.columns.max(1)) * program.spec.group();
-        let scores = queries.saturating_mul(room.context.saturating_add(PANEL_ROWS));
-        let vectors = queries * (attention.key_length + attention.value_length) + 2 * cols;
-        (Panel::bytes(cols) as u64)
-            .saturating_add((scores as u64).saturating_mul(4))
-            .saturating_add(vectors as u64 * 4)
-    }
-}
-
-/// An operation of a step, with what it needs to know of the step.
-pub(super) struct CpuOp<'a> {
-    pub op: &'a Op,
-    pub program: &'a Program,
-    /// The matrices of the program in panels, where they are.
-    pub packed: &'a [Option<Packed>],
-    pub level: Level,
-    pub threads: usize,
-    pub columns: &'a [Column],
-    /// The pages of each sequence.
-    pub tables: &'a [&'a [PageId]],
-    pub outputs: &'a [usize],
-    /// Cosines and sines of each rotation: `[columns, pairs, 2]`.
-    pub angles: &'a [Vec<f32>],
-    pub layout: KvLayout,
-    pub kv: &'a [PlaneId],
-}
-
-/// The kernels' name of a kind of rotation; `None` for none.
-pub(super) fn rope_kind(kind: RopeKind) -> Option<rope::RopeKind> {
-    match kind {
-        RopeKind::None => None,
-        RopeKind::Norm => Some(rope::RopeKind::Norm),
-        RopeKind::Neox => Some(rope::RopeKind::Neox),
-    }
-}
-
-pub(super) fn plane(id: BufferId) -> PlaneId {
-    PlaneId(id.0)
-}
-
-/// Writes the angles of each column's position.
-pub(super) fn angles(frequencies: &Frequencies, columns: &[Column], angles: &mut Vec<f32>) {
-    let size = 2 * frequencies.pairs();
-    angles.resize(size * columns.len(), 0.0);
-    for (column, table) in columns.iter().zip(angles.chunks_exact_mut(size.max(1))) {
-        frequencies.table(column.position as i64, table);
-    }
-}
-
-/// The norm that `program` puts at `norm`, in place.
-pub(super) fn norm_in_place(level: Level, program: &Program, norm: &Norm, x: &mut [f32]) {
-    let (weight, epsilon) = (&program.vectors[norm.weight.0], program.spec.norm.epsilon);
-    match program.spec.norm.kind {
-        NormKind::Rms => rms_norm_in_place(level, x, weight, epsilon),
-        NormKind::Layer => {
-            let bias = norm.bias.map(|id| &*program.vectors[id.0]);
-            layer_norm_in_place(level, x, weight, bias, epsilon);
-        }
-    }
-}
+use super::cpu_step::{ATTENTION_COLUMNS, CpuOp, PANEL_ROWS, Scratch, norm_in_place, plane};
+use crate::families::spec::Activation;
+use crate::runtime::program::{BufferId, Element, MatrixId, Op, VectorId};
 
 /// The kernels' name of an activation.
 fn activation(activation: Activation) -> elementwise::Activation {
@@ -113,50 +25,6 @@ fn activation(activation: Activation) -> elementwise::Activation {
 }
 
 impl CpuOp<'_> {
-    pub(super) fn count(&self, id: BufferId) -> usize {
-        match self.program.buffers[id.0].extent {
-            Extent::Columns => self.columns.len(),
-            Extent::Outputs => self.outputs.len(),
-        }
-    }
-
-    pub(super) fn vector(&self, id: VectorId) -> &[f32] {
-        &self.program.vectors[id.0]
-    }
-
-    /// Column `c` of a float buffer.
-    pub(super) fn column<'p>(&self, planes: &Reader<'p>, id: BufferId, c: usize) -> &'p [f32] {
-        let width = self.program.buffers[id.0].width;
-        &planes.f32(plane(id))[c * width..(c + 1) * width]
-    }
-
-    /// Puts floats into a column of a tile, quantized if the buffer is of blocks.
-    fn put(&self, out: BufferId, tile: &mut Tile<'_>, c: usize, values: &[f32]) {
-        match self.program.buffers[out.0].element {
-            Element::F32 => tile.f32(c).copy_from_slice(values),
-            Element::Blocks => quantize_activations(self.level, values, tile.blocks(c)),
-        }
-    }
-
-    /// Whole columns, one a tile.
-    fn by_column(&self, out: BufferId) -> Grid {
-        let buffer = &self.program.buffers[out.0];
-        let rows = match buffer.element {
-            Element::F32 => buffer.width,
-            Element::Blocks => buffer.width / BLOCK,
-        };
-        Grid { columns: 0..self.count(out), tile_columns: 1, rows: 0..rows, tile_rows: rows }
-    }
-
-    /// True when most columns stand for a sequence of their own.
-    pub(super) fn is_decode(&self) -> bool {
-        2 * self.tables.len() > self.columns.len()
-    }
-
-    pub(super) fn rows_of(&self, weights: &[MatrixId]) -> usize {
-        weights.iter().map(|id| self.program.matrices[id.0].rows()).sum()
-    }
-
     fn multiply(
         &self,
         planes: &Reader<'_>,
