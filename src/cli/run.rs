@@ -29,7 +29,8 @@ Examples:
   mdl run story \"Once upon a time\"
   cat question.txt | mdl run smollm2
   mdl run smollm2 --set temperature=0 --verbose \"Why is the sky blue?\"
-  mdl run story --raw \"Emma was\"          no template: the model goes on with the text")]
+  mdl run story --raw \"Emma was\"          no template: the model goes on with the text
+  mdl run minilm \"a text\"                  a model that makes embeddings prints a vector, as JSON")]
 pub(super) struct Run {
     /// The model
     name: String,
@@ -64,8 +65,8 @@ fn embed(loaded: Loaded, options: &GenerateOptions, text: &str) -> Result<()> {
     let mut values = receiver.recv().map_err(ended)??.values;
     normalize(&mut values);
     let text: Vec<String> = values.iter().map(f32::to_string).collect();
-    println!("[{}]", text.join(","));
-    Ok(())
+    let written = writeln!(std::io::stdout(), "[{}]", text.join(","));
+    written.map_err(|e| Diagnostic::environment(format!("cannot write the vector: {e}")).into())
 }
 
 impl Run {

@@ -11,7 +11,7 @@ pub(super) use names::usual;
 use std::path::Path;
 
 use crate::diagnostic::{Diagnostic, Errors, Result};
-use crate::families::{self, Family};
+use crate::families::{self, Family, Imported};
 use crate::formats::hf_config::Config;
 use crate::formats::quantization_config;
 use crate::ir::{Metadata, Module};
@@ -53,11 +53,8 @@ pub fn run(module: Module, context: &Context<'_>) -> Result<Module> {
     if let Some(pooling) = pooling::read(&module)? {
         imported.metadata.set(format!("{}.pooling_type", family.architecture), pooling.number());
     }
-    let tensors = {
-        module.metadata = metadata(&module, family, imported.metadata.clone(), imported.vocab_size)?;
-        tensors::import(&module, family, &imported, context)?
-    };
-    module.tensors = tensors;
+    module.metadata = metadata(&module, family, &imported)?;
+    module.tensors = tensors::import(&module, family, &imported, context)?;
     tensors::describe_projections(&mut module);
     module.texts.clear();
     Ok(module)
@@ -68,20 +65,15 @@ fn in_file(mut errors: Errors, path: &Path) -> Errors {
     errors
 }
 
-fn metadata(
-    module: &Module,
-    family: &Family,
-    family_metadata: Metadata,
-    vocab_size: Option<u64>,
-) -> Result<Metadata> {
+fn metadata(module: &Module, family: &Family, imported: &Imported) -> Result<Metadata> {
     let mut metadata = Metadata::default();
     metadata.set("general.architecture", family.architecture);
     let (own, global): (Vec<_>, Vec<_>) =
-        family_metadata.iter().partition(|(key, _)| !key.starts_with("tokenizer."));
+        imported.metadata.iter().partition(|(key, _)| !key.starts_with("tokenizer."));
     for (key, value) in own {
         metadata.set(key, value.clone());
     }
-    for (key, value) in tokenizer(module, family, vocab_size)?.iter() {
+    for (key, value) in tokenizer(module, family, imported.vocab_size)?.iter() {
         metadata.set(key, value.clone());
     }
     // What a family knows of its tokens stands where the tokenizer's files are silent.

@@ -11,6 +11,9 @@ use crate::ir::{Expr, Metadata, Module, Shape, Tensor};
 use crate::passes::Context;
 use crate::passes::quantize::block_number;
 
+/// Experts of a block, at most; known models have up to 512.
+const MOST_EXPERTS: u64 = 4096;
+
 /// The most unknown tensors that are named.
 const MOST_NAMED: usize = 8;
 
@@ -49,7 +52,10 @@ pub(super) fn import(
         let gguf = fill_pattern(rule.gguf, numbers.block);
         match (rule.make, numbers.part) {
             (Make::Stack, Some(part)) => {
-                stacks.entry(gguf).or_default().insert(part, expr);
+                if stacks.entry(gguf).or_default().insert(part, expr).is_some() {
+                    let message = format!("`{name}` is there twice, under two names");
+                    return Err(Diagnostic::error(message).code("duplicate-tensor").into());
+                }
             }
             _ => tensors.push(Tensor { name: gguf, expr: make(rule, expr, family, &module.metadata) }),
         }
@@ -151,6 +157,9 @@ fn parts(name: String, expr: &Expr) -> Vec<(String, Expr)> {
         return vec![(name, expr.clone())];
     };
     let &[experts, rows, cols] = shape.0.as_slice() else { return vec![(name, expr.clone())] };
+    if experts > MOST_EXPERTS {
+        return vec![(name, expr.clone())];
+    }
     let count = names.len() as u64;
     let own = rows / count;
     let bytes = dtype.row_bytes(cols).and_then(|bytes| bytes.checked_mul(own));
