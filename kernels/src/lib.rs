@@ -13,11 +13,13 @@
 //! | [`mod@dequantize`] | blocks to single precision |
 //! | [`mod@check`] | blocks that could only decode to NaN |
 //! | [`map`] | files as read-only memory |
+//! | [`memory`] | large memory in huge pages |
 //! | [`ops`] | the operations of inference: matmul, norm, rope, attention |
 //! | [`region`] | one parallel region per step, a barrier after each operation |
 
 pub mod level;
 pub mod map;
+pub mod memory;
 pub mod ops;
 pub mod region;
 pub mod tensor_type;

@@ -43,6 +43,22 @@ impl Map {
         let map = unsafe { memmap2::MmapOptions::new().map(file)? };
         Ok(Map { map: Some(map) })
     }
+
+    /// Gives the memory of these bytes back to the system, which reads them again from the file if they are
+    /// touched again. Advice: what the system cannot do, it leaves.
+    ///
+    /// # Panics
+    /// If the range is not in the file.
+    pub fn release(&self, range: std::ops::Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.len(), "the range is in the file");
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            // SAFETY: the map is of a file, shared and read-only; a dropped page reads as the file again.
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+        }
+    }
 }
 
 impl Deref for Map {
@@ -63,7 +79,10 @@ mod tests {
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("bytes");
         std::fs::write(&path, [1, 2, 3]).unwrap();
-        assert_eq!(&Map::open(&path).unwrap()[..], [1, 2, 3]);
+        let map = Map::open(&path).unwrap();
+        assert_eq!(&map[..], [1, 2, 3]);
+        map.release(0..3);
+        assert_eq!(&map[..], [1, 2, 3]);
         std::fs::write(&path, []).unwrap();
         assert!(Map::open(&path).unwrap().is_empty());
         assert!(Map::open(&directory).is_err());
