@@ -8,6 +8,8 @@ use std::fmt;
 use std::ops::Range;
 
 use super::activation::{ActivationBlock, BLOCK};
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::dots::Dots;
 use super::matmul_float;
 use super::on_level;
@@ -243,7 +245,7 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
 }
 
 /// What takes the products of a panel with some columns, from the given one on.
-type Put<'a> = &'a mut dyn FnMut(usize, usize, &[[f32; LANES]]);
+pub(super) type Put<'a> = &'a mut dyn FnMut(usize, usize, &[[f32; LANES]]);
 
 /// Panels times every column of `x`.
 #[expect(clippy::too_many_arguments, reason = "one call for each level needs them apart")]
@@ -259,6 +261,20 @@ fn multiply_panels(
 ) {
     if x.is_empty() || panels.is_empty() {
         return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if super::available(level) == Level::Amx && x.len() / units >= amx::FROM {
+        with_format!(
+            ty,
+            F => {
+                if amx::pays::<F>() {
+                    // SAFETY: the level is available.
+                    unsafe { amx::columns_of_panels::<F>(lines, panels.start, panels.len(), units, x, room, put) };
+                    return;
+                }
+            },
+            panic!("type {ty} takes no blocks of activations")
+        );
     }
     with_format!(
         ty,

@@ -93,6 +93,7 @@ pub struct Panel {
     pub(super) one: Vec<Unit<1>>,
     pub(super) four: Vec<Unit<4>>,
     pub(super) eight: Vec<Unit<8>>,
+    pub(super) sixteen: Vec<Unit<16>>,
 }
 
 impl Panel {
@@ -100,7 +101,7 @@ impl Panel {
     pub const fn bytes(cols: usize) -> usize {
         let packed = cols * LANES * 2;
         let spread = cols * LANES + 2 * cols / 16 * LANES * size_of::<f32>();
-        packed + spread_panels(cols) * spread + 2 * (8 + 4 + 1) * cols
+        packed + spread_panels(cols) * spread + 2 * (16 + 8 + 4 + 1) * cols
     }
 }
 
@@ -115,11 +116,11 @@ pub(super) const fn spread_panels(cols: usize) -> usize {
 #[derive(Default)]
 pub(super) struct SpreadPanel {
     /// `[cols / 32, 8, 16, 4]`.
-    values: Vec<[Line; 8]>,
+    pub(super) values: Vec<[Line; 8]>,
     /// `[cols / SUB, 16]`.
-    scale: Vec<[f32; LANES]>,
+    pub(super) scale: Vec<[f32; LANES]>,
     /// `[cols / SUB, 16]`, where the format has it.
-    min: Vec<[f32; LANES]>,
+    pub(super) min: Vec<[f32; LANES]>,
 }
 
 impl SpreadPanel {
