@@ -70,6 +70,11 @@ pub(super) trait Simd: Copy {
     /// [`Simd::dot4`] for weights of any size; the total, with [`Simd::start_high`], is that of the
     /// weights less 128.
     fn dot4_high(self, sum: Self::I, w: Self::B, x: i32) -> Self::I;
+
+    /// A float whose exponent and sign are the low nine bits of `v`, and its fraction 0.
+    fn exponent(self, v: Self::F) -> Self::F;
+    /// `if x < low { 0 } else { v }`: the value where `x` is a NaN.
+    fn zero_below(self, v: Self::F, x: Self::F, low: Self::F) -> Self::F;
 }
 
 /// Half precision to float32, exactly; NaN stays NaN.
@@ -221,6 +226,14 @@ impl Simd for Portable {
     #[inline(always)]
     fn dot4_high(self, sum: [i32; 16], w: [u8; 64], x: i32) -> [i32; 16] {
         self.dot4(sum, w, x)
+    }
+    #[inline(always)]
+    fn exponent(self, v: [f32; 16]) -> [f32; 16] {
+        v.map(|v| f32::from_bits(v.to_bits() << 23))
+    }
+    #[inline(always)]
+    fn zero_below(self, v: [f32; 16], x: [f32; 16], low: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| if x[i] < low[i] { 0.0 } else { v[i] })
     }
 }
 

@@ -227,6 +227,17 @@ impl Simd for Avx2 {
             _mm256_add_epi32(half.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }))
     }
+    #[inline(always)]
+    fn exponent(self, v: Self::F) -> Self::F {
+        proven!(halves!(v in v => _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v)))))
+    }
+    #[inline(always)]
+    fn zero_below(self, v: Self::F, x: Self::F, low: Self::F) -> Self::F {
+        proven!([
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[0], low[0]), v[0]),
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[1], low[1]), v[1]),
+        ])
+    }
 }
 
 impl Simd for Avx512 {
@@ -372,5 +383,13 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn dot4_high(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
         self.dot4(sum, w, x)
+    }
+    #[inline(always)]
+    fn exponent(self, v: __m512) -> __m512 {
+        proven!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(v))))
+    }
+    #[inline(always)]
+    fn zero_below(self, v: __m512, x: __m512, low: __m512) -> __m512 {
+        proven!(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, low), v))
     }
 }
