@@ -49,6 +49,11 @@ pub(super) trait Simd: Copy {
     fn sum(self, v: Self::F) -> f32;
     /// The greatest, by [`Simd::max`] in the order of [`Simd::sum`].
     fn greatest(self, v: Self::F) -> f32;
+
+    /// A float whose exponent and sign are the low nine bits of `v`, and its fraction 0.
+    fn exponent(self, v: Self::F) -> Self::F;
+    /// `if x < low { 0 } else { v }`: the value where `x` is a NaN.
+    fn zero_below(self, v: Self::F, x: Self::F, low: Self::F) -> Self::F;
 }
 
 /// Half precision to float32, exactly; NaN stays NaN.
@@ -165,6 +170,14 @@ impl Simd for Portable {
     #[inline(always)]
     fn greatest(self, v: [f32; 16]) -> f32 {
         tree(v, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn exponent(self, v: [f32; 16]) -> [f32; 16] {
+        v.map(|v| f32::from_bits(v.to_bits() << 23))
+    }
+    #[inline(always)]
+    fn zero_below(self, v: [f32; 16], x: [f32; 16], low: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| if x[i] < low[i] { 0.0 } else { v[i] })
     }
 }
 

@@ -184,6 +184,17 @@ impl Simd for Avx2 {
     fn greatest(self, v: Self::F) -> f32 {
         proven!(tree8!(_mm256_max_ps(v[0], v[1]), _mm_max_ps, _mm_max_ss))
     }
+    #[inline(always)]
+    fn exponent(self, v: Self::F) -> Self::F {
+        proven!(halves!(v in v => _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v)))))
+    }
+    #[inline(always)]
+    fn zero_below(self, v: Self::F, x: Self::F, low: Self::F) -> Self::F {
+        proven!([
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[0], low[0]), v[0]),
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[1], low[1]), v[1]),
+        ])
+    }
 }
 
 impl Simd for Avx512 {
@@ -295,5 +306,13 @@ impl Simd for Avx512 {
             let v = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
             tree8!(v, _mm_max_ps, _mm_max_ss)
         })
+    }
+    #[inline(always)]
+    fn exponent(self, v: __m512) -> __m512 {
+        proven!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(v))))
+    }
+    #[inline(always)]
+    fn zero_below(self, v: __m512, x: __m512, low: __m512) -> __m512 {
+        proven!(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, low), v))
     }
 }
