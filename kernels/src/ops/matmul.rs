@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::activation::{ActivationBlock, BLOCK};
 use super::matmul_float;
+pub use super::matmul_float::PackedFloat;
 use super::on_level;
 pub use super::packed::Packed;
 pub use super::panel::Panel;
@@ -195,12 +196,22 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
     match x {
         Activations::F32(x) => {
             let x = &x[columns.start * weight.cols..columns.end * weight.cols];
-            matmul_float::multiply(level, weight, rows.clone(), x, count, &mut put);
+            let packed = packed.and_then(Packed::floats);
+            matmul_float::multiply(
+                level,
+                weight,
+                packed,
+                rows.clone(),
+                x,
+                count,
+                &mut panel.floats,
+                &mut put,
+            );
         }
         Activations::Blocks(x) => {
             let blocks = weight.cols / BLOCK;
             let x = &x[columns.start * blocks..columns.end * blocks];
-            if let Some(packed) = packed {
+            if let Some(packed) = packed.and_then(Packed::blocks) {
                 assert!(packed.is_of(weight), "the panels are those of the weight");
                 for panel in rows.start / LANES..rows.end.div_ceil(LANES) {
                     let first = panel * LANES;
@@ -408,7 +419,7 @@ mod tests {
             };
             matmul(level, &product, &mut out[..], &mut panel);
             let packed = Packed::new(&weight).unwrap();
-            assert_eq!(packed.is_some(), weight.takes_blocks());
+            assert!(packed.is_some());
             let mut from_panels = vec![vec![f32::NAN; rows.len()]; columns.len()];
             let product = Product { weight, packed: packed.as_ref(), rows, x, columns, store: Store::Set };
             matmul(level, &product, &mut from_panels[..], &mut panel);

@@ -4,17 +4,67 @@
 //! formats of more than four bits.
 
 use std::collections::TryReserveError;
+use std::io;
 
 use rayon::prelude::*;
 
 use super::matmul::Weight;
+use super::matmul_float::PackedFloat;
 use super::panel::{Line, Size, View, unpack};
 use super::simd::LANES;
 use super::unpack::{Format, with_format};
 use crate::TensorType;
 
+/// A weight in panels of 16 rows.
+pub enum Packed {
+    /// One of blocks.
+    Blocks(PackedBlocks),
+    /// One of floats.
+    Floats(PackedFloat),
+}
+
+impl Packed {
+    /// Bytes that a weight takes in panels; `None` for one that is never packed.
+    pub fn bytes(weight: &Weight<'_>) -> Option<usize> {
+        Packed::bytes_of(weight.tensor_type(), weight.rows(), weight.cols())
+    }
+
+    /// The same for a weight that is not at hand, `[rows, cols]`.
+    pub fn bytes_of(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
+        PackedFloat::bytes_of(ty, rows, cols).or_else(|| PackedBlocks::bytes_of(ty, rows, cols))
+    }
+
+    /// Packs a weight on all cores; `None` for one that is never packed.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new(weight: &Weight<'_>) -> io::Result<Option<Packed>> {
+        if let Some(floats) = PackedFloat::new(weight)? {
+            return Ok(Some(Packed::Floats(floats)));
+        }
+        let blocks = PackedBlocks::new(weight).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        Ok(blocks.map(Packed::Blocks))
+    }
+
+    /// The panels of a weight of floats.
+    pub(super) fn floats(&self) -> Option<&PackedFloat> {
+        match self {
+            Packed::Floats(floats) => Some(floats),
+            Packed::Blocks(_) => None,
+        }
+    }
+
+    /// The panels of a weight of blocks.
+    pub(super) fn blocks(&self) -> Option<&PackedBlocks> {
+        match self {
+            Packed::Blocks(blocks) => Some(blocks),
+            Packed::Floats(_) => None,
+        }
+    }
+}
+
 /// A quantized weight in panels of 16 rows.
-pub struct Packed {
+pub struct PackedBlocks {
     ty: TensorType,
     rows: usize,
     cols: usize,
@@ -24,14 +74,9 @@ pub struct Packed {
     min: Vec<[f32; LANES]>,
 }
 
-impl Packed {
-    /// Bytes that a weight takes in panels; `None` for one that is not quantized.
-    pub fn bytes(weight: &Weight<'_>) -> Option<usize> {
-        Packed::bytes_of(weight.tensor_type(), weight.rows(), weight.cols())
-    }
-
-    /// The same for a weight that is not at hand, `[rows, cols]`.
-    pub fn bytes_of(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
+impl PackedBlocks {
+    /// Bytes that a weight `[rows, cols]` takes in panels; `None` for one that is not quantized.
+    fn bytes_of(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
         let size = size(ty, cols)?;
         let panel = size.lines.checked_mul(64)?.checked_add((size.subs + size.minima).checked_mul(64)?)?;
         rows.div_ceil(LANES).checked_mul(panel)
@@ -41,7 +86,7 @@ impl Packed {
     ///
     /// # Errors
     /// There is no memory for it.
-    pub fn new(weight: &Weight<'_>) -> Result<Option<Packed>, TryReserveError> {
+    fn new(weight: &Weight<'_>) -> Result<Option<PackedBlocks>, TryReserveError> {
         let (ty, rows, cols) = (weight.tensor_type(), weight.rows(), weight.cols());
         let Some(size) = size(ty, cols) else { return Ok(None) };
         let panels = rows.div_ceil(LANES);
@@ -65,7 +110,7 @@ impl Packed {
             let bytes = weight.row_range(start..(start + LANES).min(rows));
             with_format!(ty, F => unpack::<F>(bytes, cols, lines, scale, min), {});
         });
-        Ok(Some(Packed { ty, rows, cols, size, lines, scale, min }))
+        Ok(Some(PackedBlocks { ty, rows, cols, size, lines, scale, min }))
     }
 
     /// True when this is the weight in panels, as far as type and shape tell.

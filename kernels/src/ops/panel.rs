@@ -9,6 +9,7 @@
 //! `y = fma(sum(q * x), scale * d, y)`, then with a minimum `y = fma(-min, d * sum(x), y)`.
 
 use super::activation::{ActivationBlock, BLOCK};
+use super::matmul_float;
 use super::simd::{LANES, Simd};
 use super::unpack::{Format, Unpacked};
 
@@ -21,12 +22,14 @@ pub struct Panel {
     lines: Vec<Line>,
     scale: Vec<[f32; LANES]>,
     min: Vec<[f32; LANES]>,
+    /// Room for a product of floats.
+    pub(super) floats: matmul_float::Room,
 }
 
 impl Panel {
     /// Bytes that a panel of rows of `cols` values takes at most.
     pub const fn bytes(cols: usize) -> usize {
-        cols * LANES + 2 * cols / 16 * LANES * size_of::<f32>()
+        cols * LANES + 2 * cols / 16 * LANES * size_of::<f32>() + matmul_float::Room::bytes(cols)
     }
 
     /// Unpacks up to 16 rows: `rows` is their bytes, one row of `cols` values after the other.
