@@ -256,12 +256,13 @@ pub fn to_f16(level: Level, x: &[f32], out: &mut [u16]) {
     assert_eq!(x.len(), out.len(), "a conversion keeps the length");
     #[inline(always)]
     fn body<S: Simd>(s: S, x: &[f32], out: &mut [u16]) {
-        for (x, out) in x.chunks(LANES).zip(out.chunks_mut(LANES)) {
-            let (mut wide, mut narrow) = ([0.0; LANES], [0; LANES]);
-            wide[..x.len()].copy_from_slice(x);
-            s.store_f16(s.load(&wide), &mut narrow);
-            out.copy_from_slice(&narrow[..out.len()]);
+        let ((x, x_rest), (out, out_rest)) = (x.as_chunks(), out.as_chunks_mut());
+        for (x, out) in x.iter().zip(out) {
+            s.store_f16(s.load(x), out);
         }
+        let mut last = [0; LANES];
+        s.store_f16(s.load(&padded(x_rest)), &mut last);
+        out_rest.copy_from_slice(&last[..x_rest.len()]);
     }
     on_level!(level, body(x: &[f32], out: &mut [u16]));
 }

@@ -18,6 +18,7 @@
 
 pub mod activation;
 pub mod attention;
+mod dots;
 pub mod elementwise;
 pub mod matmul;
 pub mod kv_quantized;

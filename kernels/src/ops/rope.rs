@@ -1,7 +1,7 @@
 //! Rotary position embedding (RoPE, arXiv:2104.09864).
 
 use super::on_level;
-use super::simd::Simd;
+use super::simd::{LANES, Simd};
 use crate::Level;
 
 /// Which values of a head are a pair.
@@ -61,6 +61,11 @@ impl Frequencies {
     }
 }
 
+#[inline(always)]
+fn turn([a, b]: [f32; 2], cos: f32, sin: f32) -> [f32; 2] {
+    [a * cos - b * sin, a * sin + b * cos]
+}
+
 /// Turns the first values of a head by the angles of `table` (`[2, pairs]`, from
 /// [`Frequencies::table`]); values beyond the pairs stay.
 ///
@@ -71,16 +76,34 @@ pub fn rope(level: Level, kind: RopeKind, head: &mut [f32], table: &[f32]) {
     #[inline(always)]
     fn norm<S: Simd>(_: S, head: &mut [f32], table: &[f32]) {
         let (cosines, sines) = table.split_at(table.len() / 2);
-        for (([a, b], cos), sin) in head.as_chunks_mut::<2>().0.iter_mut().zip(cosines).zip(sines) {
-            (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+        let ((pairs, pairs_rest), (cosines, cosines_rest)) =
+            (head.as_chunks_mut().0.as_chunks_mut(), cosines.as_chunks());
+        let (sines, sines_rest) = sines.as_chunks();
+        for ((pairs, cosines), sines) in pairs.iter_mut().zip(cosines).zip(sines) {
+            // Of a fixed length, for the compiler to take the pairs apart in registers.
+            let pairs: &mut [[f32; 2]; LANES] = pairs;
+            let (cosines, sines): (&[f32; LANES], &[f32; LANES]) = (cosines, sines);
+            let turned: [[f32; 2]; LANES] = std::array::from_fn(|i| turn(pairs[i], cosines[i], sines[i]));
+            *pairs = turned;
+        }
+        for ((pair, cos), sin) in pairs_rest.iter_mut().zip(cosines_rest).zip(sines_rest) {
+            *pair = turn(*pair, *cos, *sin);
         }
     }
     #[inline(always)]
-    fn neox<S: Simd>(_: S, head: &mut [f32], table: &[f32]) {
+    fn neox<S: Simd>(s: S, head: &mut [f32], table: &[f32]) {
         let (cosines, sines) = table.split_at(table.len() / 2);
         let (first, second) = head.split_at_mut(cosines.len());
+        let ((first, first_rest), (second, second_rest)) = (first.as_chunks_mut(), second.as_chunks_mut());
+        let ((cosines, cosines_rest), (sines, sines_rest)) = (cosines.as_chunks(), sines.as_chunks());
         for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
-            (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+            let (x, y, cos, sin) = (s.load(a), s.load(b), s.load(cos), s.load(sin));
+            s.store(s.sub(s.mul(x, cos), s.mul(y, sin)), a);
+            s.store(s.add(s.mul(x, sin), s.mul(y, cos)), b);
+        }
+        let rest = first_rest.iter_mut().zip(second_rest);
+        for (((a, b), cos), sin) in rest.zip(cosines_rest).zip(sines_rest) {
+            [*a, *b] = turn([*a, *b], *cos, *sin);
         }
     }
     match kind {
