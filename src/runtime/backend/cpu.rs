@@ -8,6 +8,7 @@ use mdl_kernels::ops::matmul::Packed;
 use mdl_kernels::ops::rope::rope;
 use mdl_kernels::region::{Kind, PlaneId, Planes, Team};
 
+use super::cpu_split::{self, Stage};
 use super::cpu_step::{CpuOp, Scratch, angles, normalize, rope_kind};
 use super::{Backend, Column, Observer, State, observe};
 use crate::diagnostic::{Diagnostic, Errors, Result};
@@ -94,7 +95,10 @@ impl Backend for Cpu {
     }
 
     fn scratch_bytes(&self, room: &Room) -> u64 {
-        Scratch::bytes(&self.shared.program, room).saturating_mul(self.threads() as u64)
+        let (columns, width) = cpu_split::plane(&self.shared.program, room, self.threads());
+        let parts = (columns as u64).saturating_mul(width as u64).saturating_mul(4);
+        let scratch = Scratch::bytes(&self.shared.program, room).saturating_mul(self.threads() as u64);
+        scratch.saturating_add(parts)
     }
 
     fn state(&self, room: &Room) -> Result<Box<dyn State>> {
@@ -140,6 +144,8 @@ impl Backend for Cpu {
             let width = layout.width().ok_or_else(|| refused("the cache"))?;
             kv.push(planes.add(kind, layout.columns(), width).map_err(|_| refused("the cache"))?);
         }
+        let (columns, width) = cpu_split::plane(program, room, self.threads());
+        let parts = planes.add(Kind::F32, columns, width).map_err(|_| refused("attention"))?;
         let positions = program.spec.embedding_extras.positions;
         if positions > 0 && room.context > positions {
             let message =
@@ -155,6 +161,7 @@ impl Backend for Cpu {
             layout,
             planes,
             kv,
+            parts,
             angles: vec![Vec::new(); program.rotations.len()],
             outputs: 0,
         }))
@@ -169,6 +176,8 @@ struct CpuState {
     planes: Planes,
     /// The cache, a plane for each block.
     kv: Vec<PlaneId>,
+    /// The parts of attention.
+    parts: PlaneId,
     /// Cosines and sines of each rotation: `[columns, 2, pairs]`.
     angles: Vec<Vec<f32>>,
     /// Outputs of the last step.
@@ -220,9 +229,9 @@ impl CpuState {
         outputs: &[usize],
     ) {
         let shared = &self.shared;
-        let operations: Vec<CpuOp<'_>> = shared.program.ops[ops]
-            .iter()
-            .map(|op| CpuOp {
+        let mut operations = Vec::with_capacity(ops.len());
+        for op in &shared.program.ops[ops] {
+            let whole = CpuOp {
                 op,
                 program: &shared.program,
                 packed: &shared.packed,
@@ -234,8 +243,17 @@ impl CpuState {
                 angles: &self.angles,
                 layout: self.layout,
                 kv: &self.kv,
-            })
-            .collect();
+                parts: self.parts,
+                stage: Stage::Whole,
+            };
+            match whole.split() {
+                None => operations.push(whole),
+                Some(split) => {
+                    operations.push(CpuOp { stage: Stage::Parts(split), ..whole });
+                    operations.push(CpuOp { stage: Stage::Merge(split), ..whole });
+                }
+            }
+        }
         shared.team.run(&mut self.planes, &operations);
     }
 
