@@ -41,8 +41,10 @@ pub(super) struct Room {
     x: Vec<Line>,
     /// Widened blocks of panels.
     wide: Vec<Line>,
-    /// `[columns, panels]`.
+    /// Of each tile of columns, of each tile of panels: `[columns, panels]` of the tile.
     sums: Vec<Line>,
+    /// The panels of a column.
+    column: Vec<Line>,
     /// A panel of a weight that has not been packed.
     panel: Vec<u8>,
 }
@@ -53,7 +55,7 @@ impl Room {
         let few = FEW * cols.next_multiple_of(LANES) * size_of::<f32>();
         let block = COLUMNS * BLOCK * size_of::<f32>();
         let x = if few > block { few } else { block };
-        x + (2 * BLOCK + COLUMNS * PANELS) * size_of::<Line>() + cols * LANES * size_of::<f32>()
+        x + (2 * BLOCK + COLUMNS * PANELS + PANELS) * size_of::<Line>() + cols * LANES * size_of::<f32>()
     }
 }
 
@@ -99,7 +101,7 @@ pub(super) fn multiply(
     let mut panel = std::mem::take(&mut room.panel);
     panel.resize(pack::panel_bytes(weight), 0);
     for start in rows.clone().step_by(LANES) {
-        pack::pack_panel(weight, start..(start + LANES).min(rows.end), &mut panel);
+        pack::pack_panel(level, weight, start..(start + LANES).min(rows.end), &mut panel);
         product(&panel, start, room, put);
     }
     room.panel = panel;
@@ -239,7 +241,7 @@ fn many<S: Simd, T: Float, const P: usize, const C3: usize, const C2: usize, con
     let Input { panels, cols, x } = input;
     let panels = T::chunks(panels);
     let count = panels.len() / cols;
-    let Room { x: arranged, wide, sums, .. } = room;
+    let Room { x: arranged, wide, sums, column, .. } = room;
     wide.resize(P * BLOCK, Line::ZERO);
     for (group, x) in x.chunks(COLUMNS * cols).enumerate() {
         let n = x.len() / cols;
@@ -258,16 +260,24 @@ fn many<S: Simd, T: Float, const P: usize, const C3: usize, const C2: usize, con
                     }
                 }
                 for (c, width) in tile::widths(n, [C3, C2, C1]) {
+                    // The next block of weights comes while this one is used, some of it with each tile.
+                    for p in 0..P {
+                        let at = (first + P + p) * cols + terms.start;
+                        let next = panels.get(at + c..at + terms.len()).unwrap_or_default();
+                        for chunk in next.iter().take(width) {
+                            s.prefetch(chunk);
+                        }
+                    }
                     let x = &arranged[c * lines..(c + width) * lines];
-                    let sums = &mut sums[c * count + first..];
+                    let sums = &mut sums[c * count + first * width..][..width * here];
                     macro_rules! tile {
                         ($c:expr) => {
                             if here == P {
                                 let a = std::array::from_fn(|p| &wide[p * BLOCK..p * BLOCK + terms.len()]);
-                                tile::add_block::<S, Wide, P, $c>(s, a, x, sums, count, start == 0);
+                                tile::add_block::<S, Wide, P, $c>(s, a, x, sums, start == 0);
                             } else {
                                 let a = [&wide[..terms.len()]];
-                                tile::add_block::<S, Wide, 1, $c>(s, a, x, sums, count, start == 0);
+                                tile::add_block::<S, Wide, 1, $c>(s, a, x, sums, start == 0);
                             }
                         };
                     }
@@ -275,8 +285,16 @@ fn many<S: Simd, T: Float, const P: usize, const C3: usize, const C2: usize, con
                 }
             }
         }
-        for (c, sums) in sums.chunks_exact(count).take(n).enumerate() {
-            put(0, group * COLUMNS + c, bytemuck::cast_slice(sums));
+        for (c, width) in tile::widths(n, [C3, C2, C1]) {
+            let tile = &sums[c * count..(c + width) * count];
+            for i in 0..width.min(n - c) {
+                column.clear();
+                for sums in tile.chunks(P * width) {
+                    let here = sums.len() / width;
+                    column.extend_from_slice(&sums[i * here..(i + 1) * here]);
+                }
+                put(0, group * COLUMNS + c + i, bytemuck::cast_slice(column));
+            }
         }
     }
 }

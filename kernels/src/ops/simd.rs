@@ -54,6 +54,13 @@ pub(super) trait Simd: Copy {
     /// The greatest, by [`Simd::max`] in the order of [`Simd::sum`].
     fn greatest(self, v: Self::F) -> f32;
 
+    /// Asks for the cache line of `at`, which is read later, without waiting for it.
+    fn prefetch<T>(self, at: &T);
+    /// Eight values of two bytes of each of eight rows: value k of row i becomes value i of `to[k][at]`.
+    fn interleave_2(self, rows: [&[u8; 16]; 8], to: &mut [[[u8; 16]; 2]; 8], at: usize);
+    /// Four values of four bytes of each of four rows: value k of row i becomes value i of `to[k][at]`.
+    fn interleave_4(self, rows: [&[u8; 16]; 4], to: &mut [[[u8; 16]; 4]; 4], at: usize);
+
     fn load_bytes(self, v: &[u8; 64]) -> Self::B;
     /// The low four bits of each byte.
     fn low_nibbles(self, v: Self::B) -> Self::B;
@@ -188,6 +195,20 @@ impl Simd for Portable {
     #[inline(always)]
     fn greatest(self, v: [f32; 16]) -> f32 {
         tree(v, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, _at: &T) {}
+    #[inline(always)]
+    fn interleave_2(self, rows: [&[u8; 16]; 8], to: &mut [[[u8; 16]; 2]; 8], at: usize) {
+        for (k, to) in to.iter_mut().enumerate() {
+            to[at] = std::array::from_fn(|i| rows[i / 2][2 * k + i % 2]);
+        }
+    }
+    #[inline(always)]
+    fn interleave_4(self, rows: [&[u8; 16]; 4], to: &mut [[[u8; 16]; 4]; 4], at: usize) {
+        for (k, to) in to.iter_mut().enumerate() {
+            to[at] = std::array::from_fn(|i| rows[i / 4][4 * k + i % 4]);
+        }
     }
     #[inline(always)]
     fn load_bytes(self, v: &[u8; 64]) -> [u8; 64] {
