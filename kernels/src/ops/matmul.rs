@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::activation::{ActivationBlock, BLOCK};
 use super::matmul_float;
-pub use super::matmul_float::PackedFloat;
+pub use super::matmul_float::{PackedFloat, tile_of_floats};
 use super::on_level;
 pub use super::packed::Packed;
 pub use super::panel::Panel;
@@ -183,7 +183,6 @@ pub struct Product<'a> {
 pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mut O, panel: &mut Panel) {
     let Product { weight, packed, rows, x, columns, store } = product;
     assert!(rows.start <= rows.end && rows.end <= weight.rows, "rows {rows:?} of {}", weight.rows);
-    let count = columns.len();
     let mut put = |row: usize, c: usize, values: &[f32]| {
         let column = out.column(c);
         assert_eq!(column.len(), rows.len(), "an output column has a value for each row");
@@ -197,16 +196,7 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
         Activations::F32(x) => {
             let x = &x[columns.start * weight.cols..columns.end * weight.cols];
             let packed = packed.and_then(Packed::floats);
-            matmul_float::multiply(
-                level,
-                weight,
-                packed,
-                rows.clone(),
-                x,
-                count,
-                &mut panel.floats,
-                &mut put,
-            );
+            matmul_float::multiply(level, weight, packed, rows.clone(), x, &mut panel.floats, &mut put);
         }
         Activations::Blocks(x) => {
             let blocks = weight.cols / BLOCK;

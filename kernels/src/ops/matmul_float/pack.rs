@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use super::super::matmul::Weight;
 use super::super::on_level;
 use super::super::simd::{LANES, Simd};
-use crate::{Level, TensorType};
 use crate::memory::Pages;
+use crate::{Level, TensorType};
 
 /// A weight of F16, BF16 or F32 in panels of 16 rows, `[rows / 16, cols, 16]`. Rows that fill up the last
 /// panel are zeros.
@@ -113,3 +113,48 @@ macro_rules! interleave {
 }
 interleave!(interleave_2, 2, 8);
 interleave!(interleave_4, 4, 4);
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::tests::Random;
+    use super::*;
+
+    #[test]
+    fn a_panel_is_sixteen_rows_interleaved() {
+        let mut random = Random(8);
+        for ty in [TensorType::F32, TensorType::F16, TensorType::BF16] {
+            let size = ty.block_bytes();
+            for (rows, cols) in [(1, 1), (3, 9), (16, 8), (17, 5), (31, 67), (0, 3)] {
+                let bytes = random.bytes(rows * cols * size);
+                let weight = Weight::new(ty, rows, cols, &bytes).unwrap();
+                let mut expected = vec![0; rows.next_multiple_of(LANES) * cols * size];
+                for (row, values) in bytes.chunks(cols * size).enumerate() {
+                    for (k, value) in values.chunks(size).enumerate() {
+                        let at = ((row / LANES * cols + k) * LANES + row % LANES) * size;
+                        expected[at..at + size].copy_from_slice(value);
+                    }
+                }
+                let packed = PackedFloat::new(&weight).unwrap().unwrap();
+                assert!(packed.is_of(&weight));
+                assert_eq!(*packed.bytes, *expected, "{ty} {rows}x{cols}");
+                assert_eq!(PackedFloat::bytes_of(ty, rows, cols), Some(expected.len()));
+                for level in Level::available() {
+                    // What was there before does not stay.
+                    let mut panel = vec![0xff; panel_bytes(&weight)];
+                    let last = rows.saturating_sub(1) / LANES * LANES..rows;
+                    pack_panel(level, &weight, last.clone(), &mut panel);
+                    let expected = expected.chunks(panel.len()).next_back().map(<[u8]>::to_vec);
+                    assert_eq!(panel, expected.unwrap_or(vec![0; panel.len()]), "{ty} {level:?} {last:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_floats_are_packed() {
+        let weight = Weight::new(TensorType::Q8_0, 1, 32, &[0; 34]).unwrap();
+        assert!(PackedFloat::new(&weight).unwrap().is_none());
+        assert_eq!(PackedFloat::bytes_of(TensorType::Q8_0, 1, 32), None);
+        assert_eq!(PackedFloat::bytes_of(TensorType::F32, usize::MAX, 2), None);
+    }
+}

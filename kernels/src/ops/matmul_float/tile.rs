@@ -19,10 +19,13 @@ pub(super) trait Float {
     /// Sixteen values.
     type Chunk;
 
+    fn load<S: Simd>(s: S, chunk: &Self::Chunk) -> S::F;
+}
+
+/// A type that weights are stored as.
+pub(super) trait Stored: Float {
     /// Whole panels in sixteens.
     fn chunks(panels: &[u8]) -> &[Self::Chunk];
-
-    fn load<S: Simd>(s: S, chunk: &Self::Chunk) -> S::F;
 }
 
 pub(super) struct F32;
@@ -37,12 +40,15 @@ macro_rules! float {
             type Chunk = [u8; $bytes * LANES];
 
             #[inline(always)]
-            fn chunks(panels: &[u8]) -> &[Self::Chunk] {
-                panels.as_chunks().0
-            }
-            #[inline(always)]
             fn load<S: Simd>(s: S, chunk: &Self::Chunk) -> S::F {
                 s.$load(chunk)
+            }
+        }
+
+        impl Stored for $name {
+            #[inline(always)]
+            fn chunks(panels: &[u8]) -> &[Self::Chunk] {
+                panels.as_chunks().0
             }
         }
     };
@@ -54,10 +60,6 @@ float!(Bf16, 2, load_bf16);
 impl Float for Wide {
     type Chunk = Line;
 
-    #[inline(always)]
-    fn chunks(panels: &[u8]) -> &[Line] {
-        bytemuck::cast_slice(panels)
-    }
     #[inline(always)]
     fn load<S: Simd>(s: S, chunk: &Line) -> S::F {
         s.load(&chunk.0)
