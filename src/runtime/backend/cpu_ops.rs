@@ -3,7 +3,7 @@
 
 use mdl_kernels::ops::activation::BLOCK;
 use mdl_kernels::ops::elementwise::{self, activate, add, add_scaled, gated, scale, soft_cap};
-use mdl_kernels::ops::matmul::{Activations, Columns, Product, Store, matmul};
+use mdl_kernels::ops::matmul::{Activations, Columns, Product, Store, matmul, tile_of_floats};
 use mdl_kernels::ops::row::dequantize_row;
 use mdl_kernels::region::{Grid, Operation, PlaneId, Reader, Tile};
 
@@ -114,12 +114,12 @@ impl Operation for CpuOp<'_> {
                 // Several tiles a thread, so that a slow one is waited for less.
                 let share = rows.div_ceil(4 * self.threads).next_multiple_of(PANEL_ROWS);
                 let count = self.count(*out);
-                Grid {
-                    columns: 0..count,
-                    tile_columns: count.max(1),
-                    rows: *at..*at + rows,
-                    tile_rows: share.clamp(PANEL_ROWS, 256),
-                }
+                let floats = weights.iter().all(|id| !self.program.takes_blocks(*id));
+                let (tile_rows, tile_columns) = floats
+                    .then(|| tile_of_floats(rows, count, self.threads))
+                    .flatten()
+                    .unwrap_or((share.clamp(PANEL_ROWS, 256), count.max(1)));
+                Grid { columns: 0..count, tile_columns, rows: *at..*at + rows, tile_rows }
             }
             Op::Experts { weights, out, at, .. } => self.grid_of_experts(weights, *out, *at),
             Op::StoreKv { .. } => {
