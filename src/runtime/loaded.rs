@@ -51,6 +51,22 @@ impl Loaded {
         Loaded::open_as(module, threads, true)
     }
 
+    /// As [`Loaded::open`], for a model whose templates `renderer` renders: it makes itself ready for the first
+    /// while the weights are loaded.
+    ///
+    /// # Errors
+    /// As [`Loaded::open`]. What is wrong with a template is said when it is rendered.
+    pub fn open_to_render(module: &Module, threads: Option<usize>, renderer: Renderer) -> Result<Loaded> {
+        let template = template(module)?;
+        let loaded = std::thread::scope(|scope| {
+            let ready = || drop(renderer.check(&template));
+            // Without a thread, the first rendering takes longer.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, ready);
+            Loaded::open(module, threads)
+        });
+        Ok(loaded?.with_renderer(renderer))
+    }
+
     fn open_as(module: &Module, threads: Option<usize>, observable: bool) -> Result<Loaded> {
         let family = families::by_architecture(module.architecture().unwrap_or(""))?;
         let spec = (family.spec)(&module.metadata, &|name| module.tensor(name).is_some())?;
@@ -63,11 +79,7 @@ impl Loaded {
         let tokenizer = tokenizer?;
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).map(str::to_owned);
         let special = SpecialTokens { bos: text(tokenizer.bos()), eos: text(tokenizer.eos()) };
-        let template = Template::choose(
-            module.prompt.template.as_deref(),
-            module.metadata.str("tokenizer.chat_template"),
-            prompt::Limits::default(),
-        )?;
+        let template = template(module)?;
         let model = model?;
         let (renderer, prompt) = (Renderer::in_process(), module.prompt.clone());
         let architecture = module.architecture().unwrap_or("");
@@ -220,6 +232,12 @@ impl Receiver for Text<'_> {
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
+}
+
+/// The template of a module.
+fn template(module: &Module) -> Result<Template> {
+    let chat_template = module.metadata.str("tokenizer.chat_template");
+    Template::choose(module.prompt.template.as_deref(), chat_template, prompt::Limits::default())
 }
 
 /// The weights of a module.
