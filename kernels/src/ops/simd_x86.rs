@@ -38,6 +38,7 @@ macro_rules! proven {
         unsafe { $e }
     };
 }
+pub(in crate::ops) use proven;
 
 /// An expression for each of two halves. No closure: one would not have the target feature.
 macro_rules! halves {
@@ -66,10 +67,18 @@ macro_rules! tree8 {
     }};
 }
 
+/// The sum of sixteen int8.
+macro_rules! sum_i8 {
+    ($bytes:expr) => {{
+        // Sums of absolute differences are of unsigned bytes: 128 more each.
+        let unsigned = _mm_xor_si128($bytes, _mm_set1_epi8(-128));
+        let sums = _mm_sad_epu8(unsigned, _mm_setzero_si128());
+        (_mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums))) - 16 * 128) as i16
+    }};
+}
+
 impl Simd for Avx2 {
     type F = [__m256; 2];
-    type I = [__m256i; 2];
-    type B = [__m256i; 2];
     const WIDE_TILE: bool = false;
 
     #[inline(always)]
@@ -178,6 +187,28 @@ impl Simd for Avx2 {
         }))
     }
     #[inline(always)]
+    fn store_i8(self, v: Self::F, to: &mut [i8; 16]) -> i16 {
+        proven!({
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+            sum_i8!(bytes)
+        })
+    }
+    #[inline(always)]
+    fn greatest_bits(self, a: Self::F, b: Self::F) -> u32 {
+        proven!({
+            let [a, b] = [self.abs(a), self.abs(b)];
+            let a = _mm256_max_epu32(_mm256_castps_si256(a[0]), _mm256_castps_si256(a[1]));
+            let b = _mm256_max_epu32(_mm256_castps_si256(b[0]), _mm256_castps_si256(b[1]));
+            let v = _mm256_max_epu32(a, b);
+            let v = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            let v = _mm_max_epu32(v, _mm_unpackhi_epi64(v, v));
+            _mm_cvtsi128_si32(_mm_max_epu32(v, _mm_shuffle_epi32::<1>(v))) as u32
+        })
+    }
+    #[inline(always)]
     fn sum(self, v: Self::F) -> f32 {
         proven!(tree8!(_mm256_add_ps(v[0], v[1]), _mm_add_ps, _mm_add_ss))
     }
@@ -186,53 +217,20 @@ impl Simd for Avx2 {
         proven!(tree8!(_mm256_max_ps(v[0], v[1]), _mm_max_ps, _mm_max_ss))
     }
     #[inline(always)]
-    fn load_bytes(self, v: &[u8; 64]) -> Self::B {
-        proven!([_mm256_loadu_si256(v.as_ptr().cast()), _mm256_loadu_si256(v.as_ptr().add(32).cast())])
+    fn exponent(self, v: Self::F) -> Self::F {
+        proven!(halves!(v in v => _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v)))))
     }
     #[inline(always)]
-    fn low_nibbles(self, v: Self::B) -> Self::B {
-        proven!(halves!(v in v => _mm256_and_si256(v, _mm256_set1_epi8(15))))
-    }
-    #[inline(always)]
-    fn high_nibbles(self, v: Self::B) -> Self::B {
-        proven!(halves!(v in v => _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(15))))
-    }
-    #[inline(always)]
-    fn splat_i32(self, v: i32) -> Self::I {
-        proven!([_mm256_set1_epi32(v); 2])
-    }
-    #[inline(always)]
-    fn to_f32(self, v: Self::I) -> Self::F {
-        proven!(halves!(v in v => _mm256_cvtepi32_ps(v)))
-    }
-    #[inline(always)]
-    fn start_high(self, _sum: i32) -> Self::I {
-        self.splat_i32(0)
-    }
-    #[inline(always)]
-    fn dot4(self, sum: Self::I, w: Self::B, x: i32) -> Self::I {
-        proven!(halves!(half in [(sum[0], w[0]), (sum[1], w[1])] => {
-            // Two products of at most 127 * 127 fit in 16 bits.
-            let pairs = _mm256_maddubs_epi16(half.1, _mm256_set1_epi32(x));
-            _mm256_add_epi32(half.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }))
-    }
-    #[inline(always)]
-    fn dot4_high(self, sum: Self::I, w: Self::B, x: i32) -> Self::I {
-        proven!(halves!(half in [(sum[0], w[0]), (sum[1], w[1])] => {
-            let w = _mm256_xor_si256(half.1, _mm256_set1_epi8(-128));
-            // |w| is at most 128: two products of at most 128 * 127 fit in 16 bits.
-            let x = _mm256_sign_epi8(_mm256_set1_epi32(x), w);
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), x);
-            _mm256_add_epi32(half.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }))
+    fn zero_below(self, v: Self::F, x: Self::F, low: Self::F) -> Self::F {
+        proven!([
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[0], low[0]), v[0]),
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[1], low[1]), v[1]),
+        ])
     }
 }
 
 impl Simd for Avx512 {
     type F = __m512;
-    type I = __m512i;
-    type B = __m512i;
     const WIDE_TILE: bool = true;
 
     #[inline(always)]
@@ -328,6 +326,29 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
+    fn mul_pow2(self, p: __m512, n: __m512) -> __m512 {
+        proven!(_mm512_scalef_ps(p, n))
+    }
+    #[inline(always)]
+    fn store_i8(self, v: __m512, to: &mut [i8; 16]) -> i16 {
+        proven!({
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+            sum_i8!(bytes)
+        })
+    }
+    #[inline(always)]
+    fn greatest_bits(self, a: __m512, b: __m512) -> u32 {
+        proven!({
+            let [a, b] = [_mm512_castps_si512(_mm512_abs_ps(a)), _mm512_castps_si512(_mm512_abs_ps(b))];
+            let v = _mm512_max_epu32(a, b);
+            let v = _mm256_max_epu32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
+            let v = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            let v = _mm_max_epu32(v, _mm_unpackhi_epi64(v, v));
+            _mm_cvtsi128_si32(_mm_max_epu32(v, _mm_shuffle_epi32::<1>(v))) as u32
+        })
+    }
+    #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
         proven!({
             let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
@@ -342,35 +363,11 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
-    fn load_bytes(self, v: &[u8; 64]) -> __m512i {
-        proven!(_mm512_loadu_si512(v.as_ptr().cast()))
+    fn exponent(self, v: __m512) -> __m512 {
+        proven!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(v))))
     }
     #[inline(always)]
-    fn low_nibbles(self, v: __m512i) -> __m512i {
-        proven!(_mm512_and_si512(v, _mm512_set1_epi8(15)))
-    }
-    #[inline(always)]
-    fn high_nibbles(self, v: __m512i) -> __m512i {
-        proven!(_mm512_and_si512(_mm512_srli_epi16::<4>(v), _mm512_set1_epi8(15)))
-    }
-    #[inline(always)]
-    fn splat_i32(self, v: i32) -> __m512i {
-        proven!(_mm512_set1_epi32(v))
-    }
-    #[inline(always)]
-    fn to_f32(self, v: __m512i) -> __m512 {
-        proven!(_mm512_cvtepi32_ps(v))
-    }
-    #[inline(always)]
-    fn start_high(self, sum: i32) -> __m512i {
-        self.splat_i32(-128 * sum)
-    }
-    #[inline(always)]
-    fn dot4(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
-        proven!(_mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)))
-    }
-    #[inline(always)]
-    fn dot4_high(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
-        self.dot4(sum, w, x)
+    fn zero_below(self, v: __m512, x: __m512, low: __m512) -> __m512 {
+        proven!(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, low), v))
     }
 }

@@ -2,8 +2,9 @@
 
 use mdl_kernels::Level;
 use mdl_kernels::ops::activation::{ActivationBlock, BLOCK, quantize_activations};
+use mdl_kernels::ops::attention;
 use mdl_kernels::ops::matmul::{Packed, Panel};
-use mdl_kernels::ops::norm::{layer_norm_in_place, rms_norm_in_place};
+use mdl_kernels::ops::norm::{layer_norm, rms_norm};
 use mdl_kernels::ops::rope::{self, Frequencies};
 use mdl_kernels::region::{Grid, PlaneId, Reader, Tile};
 
@@ -12,8 +13,11 @@ use crate::families::spec::{NormKind, RopeKind};
 use crate::runtime::kv::{KvLayout, PageId};
 use crate::runtime::program::{BufferId, Element, Extent, MatrixId, Norm, Op, Program, Room, VectorId};
 
-/// Columns of queries that attention takes at once: they share each read of the cache.
-pub(super) const ATTENTION_COLUMNS: usize = 8;
+/// Columns whose queries attention takes at once, of `group` heads each: they share each read of the cache.
+pub(super) const fn attention_columns(group: usize) -> usize {
+    let columns = attention::TILE / group;
+    if columns == 0 { 1 } else { columns }
+}
 
 /// Rows of a weight that are unpacked together.
 pub(super) const PANEL_ROWS: usize = 16;
@@ -25,7 +29,7 @@ pub(super) struct Scratch {
     pub floats: Vec<f32>,
     pub blocks: Vec<ActivationBlock>,
     pub queries: Vec<f32>,
-    pub scores: Vec<f32>,
+    pub attention: attention::Scratch,
     pub positions: Vec<std::ops::Range<usize>>,
     pub halves: Vec<u16>,
 }
@@ -35,12 +39,10 @@ impl Scratch {
     pub(super) fn bytes(program: &Program, room: &Room) -> u64 {
         let cols = program.matrices.iter().map(|m| m.cols()).max().unwrap_or(0);
         let attention = &program.spec.attention;
-        let queries = ATTENTION_COLUMNS.min(room.columns.max(1)) * program.spec.group();
-        let scores = queries.saturating_mul(room.context.saturating_add(PANEL_ROWS));
+        let queries = attention_columns(program.spec.group()).min(room.columns.max(1)) * program.spec.group();
+        let attend = attention::Scratch::bytes(attention.key_length, attention.value_length);
         let vectors = queries * (attention.key_length + attention.value_length) + 2 * cols;
-        (Panel::bytes(cols) as u64)
-            .saturating_add((scores as u64).saturating_mul(4))
-            .saturating_add(vectors as u64 * 4)
+        (Panel::bytes(cols) as u64).saturating_add(attend as u64).saturating_add(vectors as u64 * 4)
     }
 }
 
@@ -56,7 +58,7 @@ pub(super) struct CpuOp<'a> {
     /// The pages of each sequence.
     pub tables: &'a [&'a [PageId]],
     pub outputs: &'a [usize],
-    /// Cosines and sines of each rotation: `[columns, pairs, 2]`.
+    /// Cosines and sines of each rotation: `[columns, 2, pairs]`.
     pub angles: &'a [Vec<f32>],
     pub layout: KvLayout,
     pub kv: &'a [PlaneId],
@@ -84,14 +86,14 @@ pub(super) fn angles(frequencies: &Frequencies, columns: &[Column], angles: &mut
     }
 }
 
-/// The norm that `program` puts at `norm`, in place.
-pub(super) fn norm_in_place(level: Level, program: &Program, norm: &Norm, x: &mut [f32]) {
+/// Writes the norm of `x` that `program` puts at `norm` to `out`.
+pub(super) fn normalize(level: Level, program: &Program, norm: &Norm, x: &[f32], out: &mut [f32]) {
     let (weight, epsilon) = (&program.vectors[norm.weight.0], program.spec.norm.epsilon);
     match program.spec.norm.kind {
-        NormKind::Rms => rms_norm_in_place(level, x, weight, epsilon),
+        NormKind::Rms => rms_norm(level, x, weight, epsilon, out),
         NormKind::Layer => {
             let bias = norm.bias.map(|id| &*program.vectors[id.0]);
-            layer_norm_in_place(level, x, weight, bias, epsilon);
+            layer_norm(level, x, weight, bias, epsilon, out);
         }
     }
 }
@@ -119,6 +121,27 @@ impl CpuOp<'_> {
         match self.program.buffers[out.0].element {
             Element::F32 => tile.f32(c).copy_from_slice(values),
             Element::Blocks => quantize_activations(self.level, values, tile.blocks(c)),
+        }
+    }
+
+    /// Puts what `compute` writes, `len` floats, into a column of a tile: in place, or by way of `scratch` and
+    /// quantized if the buffer is of blocks.
+    pub(super) fn put_with(
+        &self,
+        out: BufferId,
+        tile: &mut Tile<'_>,
+        c: usize,
+        len: usize,
+        scratch: &mut Vec<f32>,
+        compute: impl FnOnce(&mut [f32]),
+    ) {
+        match self.program.buffers[out.0].element {
+            Element::F32 => compute(tile.f32(c)),
+            Element::Blocks => {
+                scratch.resize(len, 0.0);
+                compute(scratch);
+                quantize_activations(self.level, scratch, tile.blocks(c));
+            }
         }
     }
 
