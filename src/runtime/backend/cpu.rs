@@ -7,6 +7,7 @@ use mdl_kernels::ops::elementwise::{all_finite, from_f16, to_f16};
 use mdl_kernels::ops::matmul::Packed;
 use mdl_kernels::ops::rope::rope;
 use mdl_kernels::region::{Kind, PlaneId, Planes, Team};
+use rayon::prelude::*;
 
 use super::cpu_split::{self, Stage};
 use super::cpu_step::{CpuOp, Scratch, angles, normalize, rope_kind};
@@ -66,20 +67,28 @@ impl Cpu {
     }
 }
 
-/// Every matrix that is multiplied with, in panels; a table that is only looked up stays as it is.
+/// Every matrix that is multiplied with, in panels; a table that is only looked up stays as it is. What has been
+/// packed is no longer held as it is in its file, so that there is one copy of the weights, and of a few
+/// matrices two; rows of it may still be looked up.
 fn pack(program: &Program) -> Result<Vec<Option<Packed>>> {
-    let mut packed: Vec<Option<Packed>> = program.matrices.iter().map(|_| None).collect();
-    for op in &program.ops {
-        for id in op.weights() {
-            if packed[id.0].is_none() {
-                packed[id.0] = Packed::new(&program.matrices[id.0].weight()).map_err(|e| {
-                    let message = format!("there is no memory for the weights: {e}");
-                    Diagnostic::environment(message).code("out-of-memory")
-                })?;
+    let mut multiplied = vec![false; program.matrices.len()];
+    program.ops.iter().flat_map(Op::weights).for_each(|id| multiplied[id.0] = true);
+    let matrices = program.matrices.par_iter().zip(multiplied);
+    matrices
+        .map(|(matrix, multiplied)| {
+            if !multiplied {
+                return Ok(None);
             }
-        }
-    }
-    Ok(packed)
+            let packed = Packed::new(&matrix.weight()).map_err(|e| {
+                let message = format!("there is no memory for the weights: {e}");
+                Diagnostic::environment(message).code("out-of-memory")
+            })?;
+            if packed.is_some() {
+                matrix.release();
+            }
+            Ok(packed)
+        })
+        .collect()
 }
 
 /// The buffer that the hidden states are in, or are made of.
