@@ -9,8 +9,9 @@
 
 use std::cell::UnsafeCell;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use crate::ops::activation::ActivationBlock;
 use crate::ops::matmul::Columns;
@@ -318,6 +319,31 @@ impl<S: Send> Team<S> {
     /// If an operation panics, or its grid is not within its plane. The planes are then as they
     /// were left.
     pub fn run<O: Operation<Scratch = S>>(&self, planes: &mut Planes, operations: &[O]) {
+        self.run_region(planes, operations, &mut []);
+    }
+
+    /// As [`Team::run`], and returns how long each operation took, its barrier with it: the same region, whose
+    /// first thread looks at the clock after each operation.
+    ///
+    /// # Panics
+    /// As [`Team::run`].
+    pub fn run_timed<O: Operation<Scratch = S>>(
+        &self,
+        planes: &mut Planes,
+        operations: &[O],
+    ) -> Vec<Duration> {
+        let mut times = vec![Duration::ZERO; operations.len()];
+        self.run_region(planes, operations, &mut times);
+        times
+    }
+
+    /// Adds the time of operation `i` to `times[i]`, where there is one.
+    fn run_region<O: Operation<Scratch = S>>(
+        &self,
+        planes: &mut Planes,
+        operations: &[O],
+        times: &mut [Duration],
+    ) {
         let grids: Vec<Grid> = operations.iter().map(Operation::grid).collect();
         // Asked once, so that what is checked here is what is used below.
         let outputs: Vec<PlaneId> = operations.iter().map(Operation::output).collect();
@@ -345,10 +371,13 @@ impl<S: Send> Team<S> {
         let _turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
         let next: Vec<AtomicUsize> = grids.iter().map(|_| AtomicUsize::new(0)).collect();
         let barrier = Barrier::new(self.threads());
+        // Only the first thread uses it, all the time.
+        let times = Mutex::new(times);
         let work = |index: usize| {
             let mut leaves = barrier.guard();
             // A panic of an earlier region poisons nothing: scratch has no state that matters.
             let mut scratch = self.scratch[index].lock().unwrap_or_else(|e| e.into_inner());
+            let mut clock = (index == 0).then(|| Clock::new(&times));
             for (i, (operation, grid)) in operations.iter().zip(&grids).enumerate() {
                 let reader = Reader { planes, output: outputs[i] };
                 let tiles = grid.tiles();
@@ -365,6 +394,9 @@ impl<S: Send> Team<S> {
                 if !barrier.wait() {
                     break;
                 }
+                if let Some(clock) = &mut clock {
+                    clock.stop(i);
+                }
             }
             leaves.done = true;
         };
@@ -373,6 +405,29 @@ impl<S: Send> Team<S> {
             Some(pool) => {
                 pool.broadcast(|context| work(context.index()));
             }
+        }
+    }
+}
+
+/// Times operations that follow each other.
+struct Clock<'a, 'b> {
+    times: MutexGuard<'a, &'b mut [Duration]>,
+    last: Option<Instant>,
+}
+
+impl<'a, 'b> Clock<'a, 'b> {
+    /// Starts; a clock without times to keep stands still and costs nothing.
+    fn new(times: &'a Mutex<&'b mut [Duration]>) -> Clock<'a, 'b> {
+        let times = times.lock().unwrap_or_else(|e| e.into_inner());
+        Clock { last: (!times.is_empty()).then(Instant::now), times }
+    }
+
+    /// Operation `i` has ended, and the next begins.
+    fn stop(&mut self, i: usize) {
+        if let (Some(last), Some(time)) = (&mut self.last, self.times.get_mut(i)) {
+            let now = Instant::now();
+            *time += now - *last;
+            *last = now;
         }
     }
 }
@@ -451,128 +506,4 @@ impl Barrier {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Adds `plus` to the sum of a column of another plane.
-    struct Sum {
-        from: PlaneId,
-        to: PlaneId,
-        columns: usize,
-        width: usize,
-        tile: (usize, usize),
-        plus: f32,
-    }
-
-    impl Operation for Sum {
-        type Scratch = usize;
-        fn output(&self) -> PlaneId {
-            self.to
-        }
-        fn grid(&self) -> Grid {
-            Grid {
-                columns: 0..self.columns,
-                tile_columns: self.tile.0,
-                rows: 0..self.width,
-                tile_rows: self.tile.1,
-            }
-        }
-        fn compute(&self, planes: &Reader<'_>, tile: &mut Tile<'_>, scratch: &mut usize) {
-            *scratch += 1;
-            let width = planes.width(self.from);
-            for c in 0..tile.columns.len() {
-                let at = tile.columns.start + c;
-                let sum: f32 = planes.f32(self.from)[at * width..(at + 1) * width].iter().sum();
-                let rows = tile.rows.clone();
-                for (row, v) in rows.zip(tile.f32(c)) {
-                    *v = sum + self.plus + row as f32;
-                }
-            }
-        }
-    }
-
-    fn chain(threads: usize, tile: (usize, usize)) -> Vec<f32> {
-        let mut planes = Planes::default();
-        let a = planes.add(Kind::F32, 5, 7).unwrap();
-        let b = planes.add(Kind::F32, 5, 3).unwrap();
-        let team = Team::new(threads, || 0).unwrap();
-        let forth = |plus| Sum { from: a, to: b, columns: 5, width: 3, tile, plus };
-        let back = |plus| Sum { from: b, to: a, columns: 5, width: 7, tile, plus };
-        let operations: Vec<Sum> =
-            (0..40).map(|i| if i % 2 == 0 { forth(1.0) } else { back(-(i as f32)) }).collect();
-        for _ in 0..20 {
-            planes.f32(a).fill(0.5);
-            team.run(&mut planes, &operations[..6]);
-        }
-        planes.f32(a).to_vec()
-    }
-
-    #[test]
-    fn threads_and_tiles_change_nothing() {
-        let expected = chain(1, (5, 7));
-        assert!(expected.iter().any(|v| *v != 0.5));
-        for threads in [1, 2, 3, 8] {
-            for tile in [(1, 1), (2, 2), (5, 1), (1, 7), (9, 9)] {
-                assert_eq!(chain(threads, tile), expected, "{threads} threads, tiles {tile:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn callers_take_turns() {
-        let team = Team::new(2, || 0).unwrap();
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    let mut planes = Planes::default();
-                    let a = planes.add(Kind::F32, 5, 7).unwrap();
-                    let b = planes.add(Kind::F32, 5, 3).unwrap();
-                    let steps = [
-                        Sum { from: a, to: b, columns: 5, width: 3, tile: (1, 1), plus: 1.0 },
-                        Sum { from: b, to: a, columns: 5, width: 7, tile: (1, 1), plus: 1.0 },
-                    ];
-                    for _ in 0..50 {
-                        planes.f32(a).fill(0.0);
-                        team.run(&mut planes, &steps);
-                        assert_eq!(planes.f32(a)[..2], [7.0, 8.0]);
-                    }
-                });
-            }
-        });
-    }
-
-    #[test]
-    fn reading_the_output_ends_the_region_for_all() {
-        for threads in [1, 3] {
-            let mut planes = Planes::default();
-            let a = planes.add(Kind::F32, 4, 4).unwrap();
-            let team = Team::new(threads, || 0).unwrap();
-            let bad = Sum { from: a, to: a, columns: 4, width: 4, tile: (1, 4), plus: 0.0 };
-            let outcome =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| team.run(&mut planes, &[bad])));
-            assert!(outcome.is_err());
-            // The team still works.
-            let b = planes.add(Kind::F32, 4, 4).unwrap();
-            let good = Sum { from: a, to: b, columns: 4, width: 4, tile: (1, 4), plus: 2.0 };
-            team.run(&mut planes, &[good]);
-            assert_eq!(planes.f32(b)[..4], [2.0, 3.0, 4.0, 5.0]);
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "a grid lies in its plane")]
-    fn a_grid_beyond_the_plane_is_refused() {
-        let mut planes = Planes::default();
-        let a = planes.add(Kind::F32, 2, 2).unwrap();
-        let b = planes.add(Kind::F32, 2, 2).unwrap();
-        let wide = Sum { from: a, to: b, columns: 2, width: 3, tile: (1, 1), plus: 0.0 };
-        Team::new(1, || 0).unwrap().run(&mut planes, &[wide]);
-    }
-
-    #[test]
-    fn too_large_is_an_error() {
-        let error = Planes::default().add(Kind::F32, usize::MAX, 2).unwrap_err();
-        assert_eq!(error.bytes, None);
-        assert!(Planes::default().add(Kind::F16, 1 << 40, 1 << 14).is_err());
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! The CPU: one parallel region per step, a barrier after each operation.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mdl_kernels::Level;
 use mdl_kernels::ops::elementwise::{from_f16, to_f16};
@@ -175,6 +176,13 @@ struct CpuState {
     outputs: usize,
 }
 
+/// What is looked at while a step runs.
+enum Watch<'a, 'b> {
+    Nothing,
+    Products(&'a mut Observer<'b>),
+    Times(&'a mut Vec<Duration>),
+}
+
 impl CpuState {
     fn check(&self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()> {
         let program = &self.shared.program;
@@ -218,6 +226,7 @@ impl CpuState {
         columns: &[Column],
         tables: &[&[PageId]],
         outputs: &[usize],
+        times: Option<&mut Vec<Duration>>,
     ) {
         let shared = &self.shared;
         let operations: Vec<CpuOp<'_>> = shared.program.ops[ops]
@@ -236,7 +245,10 @@ impl CpuState {
                 kv: &self.kv,
             })
             .collect();
-        shared.team.run(&mut self.planes, &operations);
+        match times {
+            None => shared.team.run(&mut self.planes, &operations),
+            Some(times) => *times = shared.team.run_timed(&mut self.planes, &operations),
+        }
     }
 
     /// Runs the step one operation at a time, and shows what each product multiplies.
@@ -262,7 +274,7 @@ impl CpuState {
                 let values = &self.planes.f32(PlaneId(product.input.0))[..count * buffer.width];
                 product.show(chosen.as_deref(), values, count, see);
             }
-            self.run(i..i + 1, columns, tables, outputs);
+            self.run(i..i + 1, columns, tables, outputs, None);
         }
     }
 
@@ -271,7 +283,7 @@ impl CpuState {
         columns: &[Column],
         tables: &[&[PageId]],
         outputs: &[usize],
-        see: Option<&mut Observer<'_>>,
+        watch: Watch<'_, '_>,
     ) -> Result<()> {
         self.outputs = 0;
         self.check(columns, tables, outputs)?;
@@ -279,9 +291,11 @@ impl CpuState {
         for (rotation, table) in shared.program.rotations.iter().zip(&mut self.angles) {
             angles(rotation.frequencies(self.room.context), columns, table);
         }
-        match see {
-            None => self.run(0..shared.program.ops.len(), columns, tables, outputs),
-            Some(see) => self.run_observed(columns, tables, outputs, see),
+        let all = 0..shared.program.ops.len();
+        match watch {
+            Watch::Nothing => self.run(all, columns, tables, outputs, None),
+            Watch::Products(see) => self.run_observed(columns, tables, outputs, see),
+            Watch::Times(times) => self.run(all, columns, tables, outputs, Some(times)),
         }
         let result = shared.program.logits.unwrap_or(hidden_buffer(&shared.program));
         let width = shared.program.buffers[result.0].width;
@@ -297,7 +311,7 @@ impl CpuState {
     fn diagnose(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Errors {
         let mut place = "the logits".to_owned();
         for i in 0..self.shared.program.ops.len() {
-            self.run(i..i + 1, columns, tables, outputs);
+            self.run(i..i + 1, columns, tables, outputs, None);
             let program = &self.shared.program;
             let Some(out) = program.ops[i].out() else { continue };
             let buffer = &program.buffers[out.0];
@@ -333,7 +347,7 @@ impl CpuState {
 
 impl State for CpuState {
     fn step(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()> {
-        self.step_with(columns, tables, outputs, None)
+        self.step_with(columns, tables, outputs, Watch::Nothing)
     }
 
     fn step_observed(
@@ -343,7 +357,18 @@ impl State for CpuState {
         outputs: &[usize],
         see: &mut Observer<'_>,
     ) -> Result<()> {
-        self.step_with(columns, tables, outputs, Some(see))
+        self.step_with(columns, tables, outputs, Watch::Products(see))
+    }
+
+    fn step_timed(
+        &mut self,
+        columns: &[Column],
+        tables: &[&[PageId]],
+        outputs: &[usize],
+    ) -> Result<Vec<Duration>> {
+        let mut times = Vec::new();
+        self.step_with(columns, tables, outputs, Watch::Times(&mut times))?;
+        Ok(times)
     }
 
     fn logits(&mut self, i: usize) -> &mut [f32] {
