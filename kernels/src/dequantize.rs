@@ -103,7 +103,7 @@ pub fn dequantize_at(
         // is the bound before arithmetic is.
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Level::detect` found every feature of AVX2's level.
-        Level::Avx2 | Level::Avx512Vnni => unsafe { decode_values_avx2(ty, bytes, out) },
+        _ => unsafe { decode_values_avx2(ty, bytes, out) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => decode_values(ty, bytes, out),
     }

@@ -12,6 +12,8 @@ pub enum Level {
     Avx2 = 2,
     /// x86-64 with AVX-512 F, BW, VL, DQ and VNNI, besides all of [`Level::Avx2`].
     Avx512Vnni = 3,
+    /// Linux on x86-64 with AMX for int8, besides all of [`Level::Avx512Vnni`].
+    Amx = 4,
 }
 
 /// 0: not chosen yet; else a `Level`.
@@ -30,6 +32,9 @@ impl Level {
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vnni");
+            if avx2 && avx512 && crate::ops::amx_available() {
+                return Level::Amx;
+            }
             if avx2 && avx512 {
                 return Level::Avx512Vnni;
             }
@@ -52,21 +57,26 @@ impl Level {
     /// Every level this machine can run, the portable one first.
     pub fn available() -> Vec<Level> {
         let best = Level::detect();
-        [Level::Portable, Level::Avx2, Level::Avx512Vnni].into_iter().filter(|l| *l <= best).collect()
+        [Level::Portable, Level::Avx2, Level::Avx512Vnni, Level::Amx]
+            .into_iter()
+            .filter(|l| *l <= best)
+            .collect()
     }
 
-    /// The level in use: the best one, unless `MDL_LEVEL` (`portable`, `avx2`, `avx512`) asks for
+    /// The level in use: the best one, unless `MDL_LEVEL` (`portable`, `avx2`, `avx512`, `amx`) asks for
     /// a lower one.
     pub fn current() -> Level {
         match CHOSEN.load(Ordering::Relaxed) {
             1 => Level::Portable,
             2 => Level::Avx2,
             3 => Level::Avx512Vnni,
+            4 => Level::Amx,
             _ => {
                 let best = Level::detect();
                 let asked = match std::env::var("MDL_LEVEL").as_deref() {
                     Ok("portable") => Level::Portable,
                     Ok("avx2") => Level::Avx2,
+                    Ok("avx512") => Level::Avx512Vnni,
                     _ => best,
                 };
                 let level = asked.min(best);

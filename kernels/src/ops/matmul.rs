@@ -8,12 +8,16 @@ use std::fmt;
 use std::ops::Range;
 
 use super::activation::{ActivationBlock, BLOCK};
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+use super::dots::Dots;
 use super::matmul_float;
 use super::on_level;
 pub use super::packed::Packed;
+use super::packed::{self, Line, PackedPanel};
 pub use super::panel::Panel;
-use super::panel::View;
-use super::simd::{LANES, Simd};
+use super::panel::{Unit, multiply, spread_panels};
+use super::simd::LANES;
 use super::unpack::{Format, with_format};
 use crate::{Level, TensorType};
 
@@ -202,90 +206,143 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
             let x = &x[columns.start * blocks..columns.end * blocks];
             if let Some(packed) = packed {
                 assert!(packed.is_of(weight), "the panels are those of the weight");
-                for panel in rows.start / LANES..rows.end.div_ceil(LANES) {
-                    let first = panel * LANES;
-                    let (start, end) = (first.max(rows.start), (first + LANES).min(rows.end));
-                    multiply_panel(level, weight.ty, packed.panel(panel), x, &mut |c, values| {
-                        put(start, c, &values[start - first..end - first]);
-                    });
-                }
-                return;
             }
-            for start in rows.clone().step_by(LANES) {
-                let end = (start + LANES).min(rows.end);
-                let bytes = weight.row_range(start..end);
-                unpack_and_multiply(level, weight.ty, bytes, weight.cols, x, panel, &mut |c, values| {
-                    put(start, c, &values[..end - start]);
-                });
+            let units = weight.cols / BLOCK;
+            let panels = rows.start / LANES..rows.end.div_ceil(LANES);
+            let mut put = |i: usize, c: usize, tile: &[[f32; LANES]]| {
+                let first = i * LANES;
+                let (start, end) = (first.max(rows.start), (first + LANES).min(rows.end));
+                for (i, values) in tile.iter().take(count - c).enumerate() {
+                    put(start, c + i, &values[start - first..end - first]);
+                }
+            };
+            match packed {
+                Some(packed) => {
+                    multiply_panels(
+                        level,
+                        weight.ty,
+                        packed.panels(panels.clone()),
+                        panels,
+                        units,
+                        x,
+                        panel,
+                        &mut put,
+                    );
+                }
+                None => {
+                    let mut room = std::mem::take(&mut panel.packed);
+                    for i in panels {
+                        room.clear();
+                        room.resize(packed::panel_lines(weight.ty, weight.cols).unwrap_or(0), [0; 64]);
+                        packed::pack(weight, i, &mut room);
+                        multiply_panels(level, weight.ty, &room, i..i + 1, units, x, panel, &mut put);
+                    }
+                    panel.packed = room;
+                }
             }
         }
     }
 }
 
-type Put<'a> = &'a mut dyn FnMut(usize, &[f32; LANES]);
+/// What takes the products of a panel with some columns, from the given one on.
+pub(super) type Put<'a> = &'a mut dyn FnMut(usize, usize, &[[f32; LANES]]);
 
-/// Up to 16 rows, as they are stored, times every column of `x`.
-fn unpack_and_multiply(
+/// Panels times every column of `x`.
+#[expect(clippy::too_many_arguments, reason = "one call for each level needs them apart")]
+fn multiply_panels(
     level: Level,
     ty: TensorType,
-    rows: &[u8],
-    cols: usize,
+    lines: &[Line],
+    panels: Range<usize>,
+    units: usize,
     x: &[ActivationBlock],
-    panel: &mut Panel,
+    room: &mut Panel,
     put: Put<'_>,
 ) {
+    if x.is_empty() || panels.is_empty() {
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if super::available(level) == Level::Amx && x.len() / units >= amx::FROM {
+        with_format!(
+            ty,
+            F => {
+                if amx::pays::<F>() {
+                    // SAFETY: the level is available.
+                    unsafe { amx::columns_of_panels::<F>(lines, panels.start, panels.len(), units, x, room, put) };
+                    return;
+                }
+            },
+            panic!("type {ty} takes no blocks of activations")
+        );
+    }
     with_format!(
         ty,
         F => {
             #[inline(always)]
-            fn body<S: Simd>(s: S, rows: &[u8], cols: usize, x: &[ActivationBlock], panel: &mut Panel, put: Put<'_>) {
-                columns_of_panel::<S, F>(s, panel.unpack::<F>(rows, cols), x, put);
+            fn body<D: Dots>(d: D, lines: &[Line], panels: Range<usize>, units: usize, x: &[ActivationBlock], room: &mut Panel, put: Put<'_>) {
+                columns_of_panels::<D, F>(d, lines, panels, units, x, room, put);
             }
-            on_level!(level, body(rows: &[u8], cols: usize, x: &[ActivationBlock], panel: &mut Panel, put: Put<'_>))
-        },
-        panic!("type {ty} takes no blocks of activations")
-    );
-}
-
-/// A panel times every column of `x`.
-fn multiply_panel(level: Level, ty: TensorType, panel: View<'_>, x: &[ActivationBlock], put: Put<'_>) {
-    with_format!(
-        ty,
-        F => {
-            #[inline(always)]
-            fn body<S: Simd>(s: S, panel: View<'_>, x: &[ActivationBlock], put: Put<'_>) {
-                columns_of_panel::<S, F>(s, panel, x, put);
-            }
-            on_level!(level, body(panel: View<'_>, x: &[ActivationBlock], put: Put<'_>))
+            on_level!(level, body(lines: &[Line], panels: Range<usize>, units: usize, x: &[ActivationBlock], room: &mut Panel, put: Put<'_>))
         },
         panic!("type {ty} takes no blocks of activations")
     );
 }
 
 #[inline(always)]
-fn columns_of_panel<S: Simd, F: Format>(s: S, panel: View<'_>, x: &[ActivationBlock], put: Put<'_>) {
-    let blocks = panel.scale.len() * F::SUB / BLOCK;
-    let count = x.len() / blocks;
-    let column = |c: usize| &x[c * blocks..(c + 1) * blocks];
+fn columns_of_panels<D: Dots, F: Format>(
+    d: D,
+    lines: &[Line],
+    panels: Range<usize>,
+    units: usize,
+    x: &[ActivationBlock],
+    room: &mut Panel,
+    put: Put<'_>,
+) {
+    let cols = units * BLOCK;
+    let count = x.len() / units;
+    let panel_lines = lines.len() / panels.len();
+    let packed = |i: usize| PackedPanel::<F>::new(&lines[i * panel_lines..(i + 1) * panel_lines], cols);
     let mut c = 0;
-    macro_rules! tiles {
-        ($tile:literal) => {
-            while count - c >= $tile {
-                let tile = panel.multiply::<S, F, $tile>(s, std::array::from_fn(|i| column(c + i)));
-                for (i, values) in tile.iter().enumerate() {
-                    put(c + i, values);
-                }
-                c += $tile;
+    macro_rules! tile {
+        ($tile:literal, $room:ident, $panels:expr, $source:expr) => {{
+            Unit::<$tile>::lay_out::<F>(&mut room.$room, x, c, units);
+            for i in $panels {
+                put(panels.start + i, c, &multiply::<D, F, _, $tile>(d, $source(i), &room.$room));
             }
-        };
+            c += $tile;
+        }};
     }
-    if S::WIDE_TILE {
-        tiles!(8);
-        tiles!(4);
+    let all = 0..panels.len();
+    if D::TILE > 1 && count >= SPREAD {
+        let group = spread_panels(cols).min(panels.len());
+        room.spread.resize_with(group.max(room.spread.len()), Default::default);
+        for first in all.clone().step_by(group) {
+            let group = first..(first + group).min(panels.len());
+            for i in group.clone() {
+                room.spread[i - first].spread::<D, F, _>(d, packed(i), units, false);
+            }
+            c = 0;
+            let spread = &room.spread;
+            while c < count {
+                match D::TILE {
+                    8 if count - c > 4 => tile!(8, eight, group.clone(), |i: usize| &spread[i - first]),
+                    _ => tile!(4, four, group.clone(), |i: usize| &spread[i - first]),
+                }
+            }
+        }
+        return;
     }
-    tiles!(2);
-    tiles!(1);
+    while c < count {
+        match count - c {
+            2.. if D::TILE > 1 => tile!(4, four, all.clone(), packed),
+            _ => tile!(1, one, all.clone(), packed),
+        }
+    }
 }
+
+/// Columns from which on panels are spread out first.
+const SPREAD: usize = 9;
 
 #[cfg(test)]
 mod tests {

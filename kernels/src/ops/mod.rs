@@ -19,6 +19,9 @@
 
 pub mod activation;
 pub mod attention;
+mod dots;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod elementwise;
 pub mod limits;
 pub mod matmul;
@@ -42,6 +45,9 @@ fn available(level: Level) -> Level {
     level.min(*BEST.get_or_init(Level::detect))
 }
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::available as amx_available;
+
 /// Calls `$body(token, args...)`, compiled for the instruction set of `$level`.
 macro_rules! on_level {
     ($level:expr, $body:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)?) => {{
@@ -57,7 +63,7 @@ macro_rules! on_level {
                 // SAFETY: `available` returned the level, so the machine has its features.
                 $crate::Level::Avx2 => unsafe { avx2(Avx2::assume(), $($arg),*) },
                 // SAFETY: as above.
-                $crate::Level::Avx512Vnni => unsafe { avx512(Avx512::assume(), $($arg),*) },
+                $crate::Level::Avx512Vnni | $crate::Level::Amx => unsafe { avx512(Avx512::assume(), $($arg),*) },
             }
         }
         #[cfg(not(target_arch = "x86_64"))]

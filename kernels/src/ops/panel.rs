@@ -1,189 +1,234 @@
-//! Sixteen rows of a quantized weight, unpacked and interleaved, times columns of int8.
+//! Sixteen rows of a quantized weight, interleaved, times columns of int8.
 //!
 //! A lane is a row: a line of 64 bytes holds four successive values of each of 16 rows, so four
 //! activations of a column are one broadcast, no sum goes across lanes, and one vector holds the
-//! scales of all rows. Where values have four bits, a line holds eight: the first four in the low
-//! halves of its bytes. The sum over a sub-block (16 or 32 values) is an exact integer; it enters
+//! scales of all rows. The sum over a sub-block (16 or 32 values) is an exact integer; it enters
 //! the row's float32 sum by one fused multiply-add, sub-block after sub-block:
 //!
 //! `y = fma(sum(q * x), scale * d, y)`, then with a minimum `y = fma(-min, d * sum(x), y)`.
+//!
+//! A few columns take the values out of the packed lines as they go; for many, panels are spread out first into
+//! a [`Panel`] that stays in the cache. Columns are taken in tiles, whose activations are laid out so that what
+//! a step needs of them lies side by side ([`Unit`]).
 
-use super::activation::{ActivationBlock, BLOCK};
-use super::simd::{LANES, Simd};
-use super::unpack::{Format, Unpacked};
+use super::activation::{ActivationBlock, BLOCK as UNIT};
+use super::dots::Dots;
+use super::packed::Line;
+use super::simd::LANES;
+use super::unpack::Format;
 
-/// Four or eight values of each row.
-pub(super) type Line = [u8; 64];
+/// Where the values of sixteen rows come from.
+pub(super) trait Source: Copy {
+    /// The values `u` of group `g` of a unit: four of each row of a part.
+    fn values<D: Dots>(&self, d: D, unit: usize, g: usize, part: usize) -> D::B;
+    /// The scales of a sub-block.
+    fn scale<D: Dots>(&self, d: D, sub: usize, part: usize) -> D::F;
+    /// The minima of a sub-block.
+    fn min<D: Dots>(&self, d: D, sub: usize, part: usize) -> D::F;
+}
 
-/// Room for one panel.
+/// Calls `$body` for each of the eight groups of four values in a unit, the number being a constant: a loop
+/// that the compiler does not unroll would keep registers in memory.
+macro_rules! for_each_group {
+    ($g:ident => $body:block) => {
+        for_each_group!(@ $g $body 0 1 2 3 4 5 6 7)
+    };
+    (@ $g:ident $body:block $($n:literal)*) => {
+        $({
+            const $g: usize = $n;
+            $body
+        })*
+    };
+}
+
+/// What a format makes of 32 values of a tile of `C` columns.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Unit<const C: usize> {
+    /// Groups of four int8, little-endian: `[C, 8]`.
+    pub q: [[i32; 8]; C],
+    /// Scales.
+    pub d: [f32; C],
+    /// What the integer sums of up to two sub-blocks start with: less the offset times the sum of `q`.
+    pub start: [[i32; C]; 2],
+    /// `d` times the sum of `q` in each sub-block.
+    pub sum: [[f32; C]; 2],
+}
+
+impl<const C: usize> Unit<C> {
+    const ZERO: Unit<C> = Unit { q: [[0; 8]; C], d: [0.0; C], start: [[0; C]; 2], sum: [[0.0; C]; 2] };
+
+    /// Columns of `x`, each of `units` blocks, from `first` on; the last one stands for those beyond the end.
+    #[inline(always)]
+    pub(super) fn lay_out<F: Format>(
+        room: &mut Vec<Unit<C>>,
+        x: &[ActivationBlock],
+        first: usize,
+        units: usize,
+    ) {
+        room.resize(units, Unit::ZERO);
+        let last = x.len() / units - 1;
+        for c in 0..C {
+            let column = (first + c).min(last);
+            let blocks = &x[column * units..(column + 1) * units];
+            for (unit, block) in room.iter_mut().zip(blocks) {
+                unit.q[c] = bytemuck::cast(block.q);
+                unit.d[c] = block.d;
+                let [a, b] = block.sums.map(i32::from);
+                let sums = if F::SUB == UNIT { [a + b, 0] } else { [a, b] };
+                for (half, sum) in sums.into_iter().enumerate() {
+                    unit.start[half][c] = -F::OFFSET * sum;
+                    unit.sum[half][c] = block.d * sum as f32;
+                }
+            }
+        }
+    }
+}
+
+/// Room for panels and columns.
 #[derive(Default)]
 pub struct Panel {
-    lines: Vec<Line>,
-    scale: Vec<[f32; LANES]>,
-    min: Vec<[f32; LANES]>,
+    pub(super) packed: Vec<Line>,
+    pub(super) spread: Vec<SpreadPanel>,
+    pub(super) one: Vec<Unit<1>>,
+    pub(super) four: Vec<Unit<4>>,
+    pub(super) eight: Vec<Unit<8>>,
+    pub(super) sixteen: Vec<Unit<16>>,
 }
 
 impl Panel {
-    /// Bytes that a panel of rows of `cols` values takes at most.
+    /// Bytes that rows of `cols` values take at most.
     pub const fn bytes(cols: usize) -> usize {
-        cols * LANES + 2 * cols / 16 * LANES * size_of::<f32>()
-    }
-
-    /// Unpacks up to 16 rows: `rows` is their bytes, one row of `cols` values after the other.
-    #[inline(always)]
-    pub(super) fn unpack<F: Format>(&mut self, rows: &[u8], cols: usize) -> View<'_> {
-        let size = Size::of::<F>(cols);
-        self.lines.resize(size.lines, [0; 64]);
-        self.scale.resize(size.subs, [0.0; LANES]);
-        self.min.resize(size.minima, [0.0; LANES]);
-        unpack::<F>(rows, cols, &mut self.lines, &mut self.scale, &mut self.min);
-        View { lines: &self.lines, scale: &self.scale, min: &self.min }
+        let packed = cols * LANES * 2;
+        let spread = cols * LANES + 2 * cols / 16 * LANES * size_of::<f32>();
+        packed + spread_panels(cols) * spread + 2 * (16 + 8 + 4 + 1) * cols
     }
 }
 
-/// The parts of a panel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Size {
-    /// Lines of values.
-    pub lines: usize,
-    /// Vectors of scales.
-    pub subs: usize,
-    /// Vectors of minima: as many, or none.
-    pub minima: usize,
+/// Panels of rows of `cols` values that are spread out together: a quarter of a megabyte, which second-level
+/// caches hold.
+pub(super) const fn spread_panels(cols: usize) -> usize {
+    let panels = (256 << 10) / (cols * LANES + 1);
+    if panels == 0 { 1 } else { panels }
 }
 
-impl Size {
-    /// A panel of rows of `cols` values.
-    pub(super) const fn of<F: Format>(cols: usize) -> Size {
-        let subs = cols / F::SUB;
-        Size { lines: cols / if F::NIBBLES { 8 } else { 4 }, subs, minima: if F::MIN { subs } else { 0 } }
-    }
-}
-
-/// Unpacks up to 16 rows into the parts of a panel. Missing rows are 0.
-#[inline(always)]
-pub(super) fn unpack<F: Format>(
-    rows: &[u8],
-    cols: usize,
-    lines: &mut [Line],
-    scale: &mut [[f32; LANES]],
-    min: &mut [[f32; LANES]],
-) {
-    let row_bytes = cols / F::BLOCK * F::BYTES;
-    let count = (rows.len() / row_bytes).min(LANES);
-    // All rows of a block, then their lines: a line of the panel is written once.
-    let mut blocks = [const { Unpacked::ZERO }; LANES];
-    let lines = lines.chunks_exact_mut(F::BLOCK / if F::NIBBLES { 8 } else { 4 });
-    let scales = scale.chunks_exact_mut(F::BLOCK / F::SUB);
-    let mut minima = min.chunks_exact_mut(F::BLOCK / F::SUB);
-    for (i, (lines, scales)) in lines.zip(scales).enumerate() {
-        let start = i * F::BYTES;
-        for (row, block) in blocks[..count].iter_mut().enumerate() {
-            F::unpack(&rows[row * row_bytes + start..][..F::BYTES], block);
-        }
-        for (g, line) in lines.iter_mut().enumerate() {
-            for (row, to) in line.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let fours = blocks[row].u.as_chunks::<4>().0;
-                *to = match F::NIBBLES {
-                    true => {
-                        let (low, high) = (fours[2 * g], fours[2 * g + 1]);
-                        std::array::from_fn(|i| low[i] & 15 | high[i] << 4)
-                    }
-                    false => fours[g],
-                };
-            }
-        }
-        for (sub, scales) in scales.iter_mut().enumerate() {
-            *scales = std::array::from_fn(|row| blocks[row].scale[sub]);
-        }
-        if F::MIN
-            && let Some(minima) = minima.next()
-        {
-            for (sub, minima) in minima.iter_mut().enumerate() {
-                *minima = std::array::from_fn(|row| blocks[row].min[sub]);
-            }
-        }
-    }
-}
-
-/// A panel.
-#[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    /// `[cols / 4, 16, 4]` values, or `[cols / 8, 16, 4]` pairs of them.
-    pub lines: &'a [Line],
+/// A panel spread out: a byte a value.
+#[derive(Default)]
+pub(super) struct SpreadPanel {
+    /// `[cols / 32, 8, 16, 4]`.
+    pub(super) values: Vec<[Line; 8]>,
     /// `[cols / SUB, 16]`.
-    pub scale: &'a [[f32; LANES]],
+    pub(super) scale: Vec<[f32; LANES]>,
     /// `[cols / SUB, 16]`, where the format has it.
-    pub min: &'a [[f32; LANES]],
+    pub(super) min: Vec<[f32; LANES]>,
 }
 
-impl View<'_> {
-    /// The 16 products of each of `C` columns, `x[c]` being the blocks of one column.
+impl SpreadPanel {
+    /// Takes a panel of `units` units of 32 values; with `signed`, the values are less the offset.
     #[inline(always)]
-    pub(super) fn multiply<S: Simd, F: Format, const C: usize>(
-        &self,
-        s: S,
-        x: [&[ActivationBlock]; C],
-    ) -> [[f32; LANES]; C] {
-        let subs = BLOCK / F::SUB;
-        let blocks = self.scale.len() / subs;
-        let x = x.map(|x| &x[..blocks]);
-        let mut sums = [s.splat(0.0); C];
-        let lines = self.lines.chunks_exact(F::SUB / if F::NIBBLES { 8 } else { 4 });
-        for (sub, (lines, scale)) in lines.zip(self.scale).enumerate() {
-            let (block, half) = (sub / subs, sub % subs);
-            let mut dots = [s.splat_i32(0); C];
-            let mut column_sums = [0i32; C];
-            for c in 0..C {
-                let [a, b] = x[c][block].sums.map(i32::from);
-                column_sums[c] = match (F::SUB, half) {
-                    (16, 0) => a,
-                    (16, _) => b,
-                    _ => a + b,
-                };
-                dots[c] = if F::HIGH {
-                    s.start_high(column_sums[c])
-                } else {
-                    s.splat_i32(-F::OFFSET * column_sums[c])
-                };
+    pub(super) fn spread<D: Dots, F: Format, S: Source>(
+        &mut self,
+        d: D,
+        source: S,
+        units: usize,
+        signed: bool,
+    ) {
+        let subs = units * (UNIT / F::SUB);
+        self.values.resize(units, [[0; 64]; 8]);
+        self.scale.resize(subs, [0.0; LANES]);
+        self.min.resize(if F::MIN { subs } else { 0 }, [0.0; LANES]);
+        for part in 0..LANES / D::LANES {
+            for (unit, lines) in self.values.iter_mut().enumerate() {
+                for_each_group!(G => {
+                    let values = source.values(d, unit, G, part);
+                    let values = if signed { d.less(values, F::OFFSET as u8) } else { values };
+                    d.put_bytes(values, &mut lines[G], part);
+                });
             }
-            let four = |c: usize, g: usize| {
-                let at = F::SUB * half + 4 * g;
-                let q: &[i8; BLOCK] = &x[c][block].q;
-                i32::from_le_bytes([q[at], q[at + 1], q[at + 2], q[at + 3]].map(|q| q as u8))
-            };
-            for (g, line) in lines.iter().enumerate() {
-                let bytes = s.load_bytes(line);
-                if F::NIBBLES {
-                    let (low, high) = (s.low_nibbles(bytes), s.high_nibbles(bytes));
-                    for (c, dot) in dots.iter_mut().enumerate() {
-                        *dot = s.dot4(*dot, low, four(c, 2 * g));
-                    }
-                    for (c, dot) in dots.iter_mut().enumerate() {
-                        *dot = s.dot4(*dot, high, four(c, 2 * g + 1));
-                    }
-                } else {
-                    for (c, dot) in dots.iter_mut().enumerate() {
-                        let four = four(c, g);
-                        *dot =
-                            if F::HIGH { s.dot4_high(*dot, bytes, four) } else { s.dot4(*dot, bytes, four) };
-                    }
-                }
+            for (sub, scale) in self.scale.iter_mut().enumerate() {
+                d.store(source.scale(d, sub, part), scale, part);
             }
-            let scale = s.load(scale);
-            for c in 0..C {
-                let d = x[c][block].d;
-                sums[c] = s.fma(s.to_f32(dots[c]), s.mul(scale, s.splat(d)), sums[c]);
-                if F::MIN {
-                    let min = s.sub(s.splat(-0.0), s.load(&self.min[sub]));
-                    sums[c] = s.fma(min, s.splat(d * column_sums[c] as f32), sums[c]);
-                }
+            for (sub, min) in self.min.iter_mut().enumerate() {
+                d.store(source.min(d, sub, part), min, part);
             }
         }
-        let mut out = [[0.0; LANES]; C];
-        for c in 0..C {
-            s.store(sums[c], &mut out[c]);
-        }
-        out
     }
+}
+
+impl Source for &SpreadPanel {
+    #[inline(always)]
+    fn values<D: Dots>(&self, d: D, unit: usize, g: usize, part: usize) -> D::B {
+        d.bytes(&self.values[unit][g], part)
+    }
+
+    #[inline(always)]
+    fn scale<D: Dots>(&self, d: D, sub: usize, part: usize) -> D::F {
+        d.load(&self.scale[sub], part)
+    }
+
+    #[inline(always)]
+    fn min<D: Dots>(&self, d: D, sub: usize, part: usize) -> D::F {
+        d.load(&self.min[sub], part)
+    }
+}
+
+/// Steps of four values whose products a sum of [`Dots::dot`] holds before [`Dots::fold`].
+const fn steps<F: Format>() -> usize {
+    match F::BITS {
+        6 => 2,
+        5 => 4,
+        _ => 8,
+    }
+}
+
+/// The 16 products of each of `C` columns.
+#[inline(always)]
+pub(super) fn multiply<D: Dots, F: Format, S: Source, const C: usize>(
+    d: D,
+    source: S,
+    x: &[Unit<C>],
+) -> [[f32; LANES]; C] {
+    let mut out = [[0.0; LANES]; C];
+    for part in 0..LANES / D::LANES {
+        let mut sums = [d.splat(0.0); C];
+        for (unit, x) in x.iter().enumerate() {
+            let wide = F::OFFSET == 128;
+            let start = |half: usize, c: usize| x.start[half][c];
+            let mut dots = [d.start(0); C];
+            for_each_group!(G => {
+                let (half, groups) = (G / (F::SUB / 4), F::SUB / 4);
+                let values = source.values(d, unit, G, part);
+                for c in 0..C {
+                    if G % groups == 0 {
+                        dots[c] = match F::OFFSET {
+                            0 => d.start(0),
+                            128 => d.start_wide(start(half, c)),
+                            _ => d.start(start(half, c)),
+                        };
+                    }
+                    dots[c] = if wide { d.dot_wide(dots[c], values, x.q[c][G]) } else { d.dot(dots[c], values, x.q[c][G]) };
+                    if !wide && ((G + 1).is_multiple_of(const { steps::<F>() }) || (G + 1) % groups == 0) {
+                        dots[c] = d.fold(dots[c]);
+                    }
+                }
+                if (G + 1) % groups == 0 {
+                    let sub = UNIT / F::SUB * unit + half;
+                    let scale = source.scale(d, sub, part);
+                    for c in 0..C {
+                        sums[c] = d.fma(d.float(dots[c]), d.mul(scale, d.splat(x.d[c])), sums[c]);
+                    }
+                    if F::MIN {
+                        let min = d.negated(source.min(d, sub, part));
+                        for c in 0..C {
+                            sums[c] = d.fma(min, d.splat(x.sum[half][c]), sums[c]);
+                        }
+                    }
+                }
+            });
+        }
+        for c in 0..C {
+            d.store(sums[c], &mut out[c], part);
+        }
+    }
+    out
 }

@@ -3,7 +3,7 @@
 use super::matmul::Weight;
 use super::on_level;
 use super::simd::{Simd, f16_to_f32};
-use super::unpack::{Format, Unpacked, with_format};
+use super::unpack::{Format, Unpacked, value, with_format};
 use crate::{Level, TensorType};
 
 /// Writes row `row` of `weight` to `out`, as the format defines its values.
@@ -51,8 +51,9 @@ fn blocks<F: Format>(bytes: &[u8], out: &mut [f32]) {
         F::unpack(bytes, &mut block);
         for (sub, out) in out.chunks_exact_mut(F::SUB).enumerate() {
             for (i, out) in out.iter_mut().enumerate() {
-                let value = block.scale[sub] * (i32::from(block.u[sub * F::SUB + i]) - F::OFFSET) as f32;
-                *out = if F::MIN { value - block.min[sub] } else { value };
+                let u = i32::from(value::<F>(block.codes[sub * F::SUB + i]));
+                let value = block.scale(sub) * (u - F::OFFSET) as f32;
+                *out = if F::MIN { value - block.min(sub) } else { value };
             }
         }
     }

@@ -11,10 +11,6 @@ pub(super) const LANES: usize = 16;
 pub(super) trait Simd: Copy {
     /// Sixteen float32.
     type F: Copy;
-    /// Sixteen int32.
-    type I: Copy;
-    /// 64 bytes.
-    type B: Copy;
     /// Columns that a tile of a matrix product takes at once, as many as registers hold.
     const WIDE_TILE: bool;
 
@@ -54,22 +50,10 @@ pub(super) trait Simd: Copy {
     /// The greatest, by [`Simd::max`] in the order of [`Simd::sum`].
     fn greatest(self, v: Self::F) -> f32;
 
-    fn load_bytes(self, v: &[u8; 64]) -> Self::B;
-    /// The low four bits of each byte.
-    fn low_nibbles(self, v: Self::B) -> Self::B;
-    /// The high four bits of each byte, moved down.
-    fn high_nibbles(self, v: Self::B) -> Self::B;
-    fn splat_i32(self, v: i32) -> Self::I;
-    fn to_f32(self, v: Self::I) -> Self::F;
-    /// Where a sum of [`Simd::dot4_high`] starts: `-128 * sum` if it takes the weights as they are,
-    /// 0 if it takes 128 off.
-    fn start_high(self, sum: i32) -> Self::I;
-    /// Adds to lane i the product of bytes `4i..4i+4` of `w` (unsigned) and the four int8 of `x`
-    /// (little-endian, -127 to 127). The weights are at most 127.
-    fn dot4(self, sum: Self::I, w: Self::B, x: i32) -> Self::I;
-    /// [`Simd::dot4`] for weights of any size; the total, with [`Simd::start_high`], is that of the
-    /// weights less 128.
-    fn dot4_high(self, sum: Self::I, w: Self::B, x: i32) -> Self::I;
+    /// A float whose exponent and sign are the low nine bits of `v`, and its fraction 0.
+    fn exponent(self, v: Self::F) -> Self::F;
+    /// `if x < low { 0 } else { v }`: the value where `x` is a NaN.
+    fn zero_below(self, v: Self::F, x: Self::F, low: Self::F) -> Self::F;
 }
 
 /// Half precision to float32, exactly; NaN stays NaN.
@@ -101,8 +85,6 @@ fn tree(v: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
 
 impl Simd for Portable {
     type F = [f32; 16];
-    type I = [i32; 16];
-    type B = [u8; 64];
     const WIDE_TILE: bool = false;
 
     #[inline(always)]
@@ -190,42 +172,17 @@ impl Simd for Portable {
         tree(v, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
-    fn load_bytes(self, v: &[u8; 64]) -> [u8; 64] {
-        *v
+    fn exponent(self, v: [f32; 16]) -> [f32; 16] {
+        v.map(|v| f32::from_bits(v.to_bits() << 23))
     }
     #[inline(always)]
-    fn low_nibbles(self, v: [u8; 64]) -> [u8; 64] {
-        v.map(|b| b & 15)
-    }
-    #[inline(always)]
-    fn high_nibbles(self, v: [u8; 64]) -> [u8; 64] {
-        v.map(|b| b >> 4)
-    }
-    #[inline(always)]
-    fn splat_i32(self, v: i32) -> [i32; 16] {
-        [v; 16]
-    }
-    #[inline(always)]
-    fn to_f32(self, v: [i32; 16]) -> [f32; 16] {
-        v.map(|v| v as f32)
-    }
-    #[inline(always)]
-    fn start_high(self, sum: i32) -> [i32; 16] {
-        [-128 * sum; 16]
-    }
-    #[inline(always)]
-    fn dot4(self, sum: [i32; 16], w: [u8; 64], x: i32) -> [i32; 16] {
-        let x = x.to_le_bytes().map(|b| i32::from(b as i8));
-        std::array::from_fn(|i| sum[i] + (0..4).map(|k| i32::from(w[4 * i + k]) * x[k]).sum::<i32>())
-    }
-    #[inline(always)]
-    fn dot4_high(self, sum: [i32; 16], w: [u8; 64], x: i32) -> [i32; 16] {
-        self.dot4(sum, w, x)
+    fn zero_below(self, v: [f32; 16], x: [f32; 16], low: [f32; 16]) -> [f32; 16] {
+        std::array::from_fn(|i| if x[i] < low[i] { 0.0 } else { v[i] })
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(super) use x86::{Avx2, Avx512, proven};
 
 #[cfg(target_arch = "x86_64")]
 #[path = "simd_x86.rs"]

@@ -38,6 +38,7 @@ macro_rules! proven {
         unsafe { $e }
     };
 }
+pub(in crate::ops) use proven;
 
 /// An expression for each of two halves. No closure: one would not have the target feature.
 macro_rules! halves {
@@ -68,8 +69,6 @@ macro_rules! tree8 {
 
 impl Simd for Avx2 {
     type F = [__m256; 2];
-    type I = [__m256i; 2];
-    type B = [__m256i; 2];
     const WIDE_TILE: bool = false;
 
     #[inline(always)]
@@ -186,53 +185,20 @@ impl Simd for Avx2 {
         proven!(tree8!(_mm256_max_ps(v[0], v[1]), _mm_max_ps, _mm_max_ss))
     }
     #[inline(always)]
-    fn load_bytes(self, v: &[u8; 64]) -> Self::B {
-        proven!([_mm256_loadu_si256(v.as_ptr().cast()), _mm256_loadu_si256(v.as_ptr().add(32).cast())])
+    fn exponent(self, v: Self::F) -> Self::F {
+        proven!(halves!(v in v => _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v)))))
     }
     #[inline(always)]
-    fn low_nibbles(self, v: Self::B) -> Self::B {
-        proven!(halves!(v in v => _mm256_and_si256(v, _mm256_set1_epi8(15))))
-    }
-    #[inline(always)]
-    fn high_nibbles(self, v: Self::B) -> Self::B {
-        proven!(halves!(v in v => _mm256_and_si256(_mm256_srli_epi16::<4>(v), _mm256_set1_epi8(15))))
-    }
-    #[inline(always)]
-    fn splat_i32(self, v: i32) -> Self::I {
-        proven!([_mm256_set1_epi32(v); 2])
-    }
-    #[inline(always)]
-    fn to_f32(self, v: Self::I) -> Self::F {
-        proven!(halves!(v in v => _mm256_cvtepi32_ps(v)))
-    }
-    #[inline(always)]
-    fn start_high(self, _sum: i32) -> Self::I {
-        self.splat_i32(0)
-    }
-    #[inline(always)]
-    fn dot4(self, sum: Self::I, w: Self::B, x: i32) -> Self::I {
-        proven!(halves!(half in [(sum[0], w[0]), (sum[1], w[1])] => {
-            // Two products of at most 127 * 127 fit in 16 bits.
-            let pairs = _mm256_maddubs_epi16(half.1, _mm256_set1_epi32(x));
-            _mm256_add_epi32(half.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }))
-    }
-    #[inline(always)]
-    fn dot4_high(self, sum: Self::I, w: Self::B, x: i32) -> Self::I {
-        proven!(halves!(half in [(sum[0], w[0]), (sum[1], w[1])] => {
-            let w = _mm256_xor_si256(half.1, _mm256_set1_epi8(-128));
-            // |w| is at most 128: two products of at most 128 * 127 fit in 16 bits.
-            let x = _mm256_sign_epi8(_mm256_set1_epi32(x), w);
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), x);
-            _mm256_add_epi32(half.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }))
+    fn zero_below(self, v: Self::F, x: Self::F, low: Self::F) -> Self::F {
+        proven!([
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[0], low[0]), v[0]),
+            _mm256_and_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(x[1], low[1]), v[1]),
+        ])
     }
 }
 
 impl Simd for Avx512 {
     type F = __m512;
-    type I = __m512i;
-    type B = __m512i;
     const WIDE_TILE: bool = true;
 
     #[inline(always)]
@@ -342,35 +308,11 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
-    fn load_bytes(self, v: &[u8; 64]) -> __m512i {
-        proven!(_mm512_loadu_si512(v.as_ptr().cast()))
+    fn exponent(self, v: __m512) -> __m512 {
+        proven!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(v))))
     }
     #[inline(always)]
-    fn low_nibbles(self, v: __m512i) -> __m512i {
-        proven!(_mm512_and_si512(v, _mm512_set1_epi8(15)))
-    }
-    #[inline(always)]
-    fn high_nibbles(self, v: __m512i) -> __m512i {
-        proven!(_mm512_and_si512(_mm512_srli_epi16::<4>(v), _mm512_set1_epi8(15)))
-    }
-    #[inline(always)]
-    fn splat_i32(self, v: i32) -> __m512i {
-        proven!(_mm512_set1_epi32(v))
-    }
-    #[inline(always)]
-    fn to_f32(self, v: __m512i) -> __m512 {
-        proven!(_mm512_cvtepi32_ps(v))
-    }
-    #[inline(always)]
-    fn start_high(self, sum: i32) -> __m512i {
-        self.splat_i32(-128 * sum)
-    }
-    #[inline(always)]
-    fn dot4(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
-        proven!(_mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)))
-    }
-    #[inline(always)]
-    fn dot4_high(self, sum: __m512i, w: __m512i, x: i32) -> __m512i {
-        self.dot4(sum, w, x)
+    fn zero_below(self, v: __m512, x: __m512, low: __m512) -> __m512 {
+        proven!(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, low), v))
     }
 }

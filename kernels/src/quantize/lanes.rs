@@ -440,7 +440,7 @@ mod tests {
             match level {
                 crate::Level::Portable => {}
                 crate::Level::Avx2 => agrees::<super::super::x86::Avx2>(),
-                crate::Level::Avx512Vnni => agrees::<super::super::x86::Avx512>(),
+                crate::Level::Avx512Vnni | crate::Level::Amx => agrees::<super::super::x86::Avx512>(),
             }
         }
     }

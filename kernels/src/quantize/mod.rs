@@ -164,7 +164,7 @@ pub fn quantize_at(
         Level::Avx2 => unsafe { encode_avx2(ty, rows, cols, importance, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx512Vnni => unsafe { encode_avx512(ty, rows, cols, importance, out) },
+        Level::Avx512Vnni | Level::Amx => unsafe { encode_avx512(ty, rows, cols, importance, out) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => encode::<lanes::Eight>(ty, rows, cols, importance, out),
     }

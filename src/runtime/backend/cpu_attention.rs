@@ -199,10 +199,10 @@ impl CpuOp<'_> {
             scale: spec.attention.scale,
             soft_cap: spec.attention.soft_cap,
         };
-        let Scratch { queries, positions, scores, floats, .. } = scratch;
+        let Scratch { queries, positions, attention: kept, floats, .. } = scratch;
         floats.clear();
         floats.resize(positions.len() * value_length, 0.0);
-        attention(self.level, &head, queries, positions, scores, floats);
+        attention(self.level, &head, queries, positions, kept, floats);
         let first = columns.start - tile.columns.start;
         for (c, out) in floats.chunks_exact(group * value_length).enumerate() {
             tile.f32(first + c).copy_from_slice(out);

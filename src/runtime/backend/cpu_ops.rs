@@ -9,7 +9,7 @@ use mdl_kernels::region::{Grid, Operation, PlaneId, Reader, Tile};
 
 use super::cpu_attention::{Attend, Prepare};
 use super::cpu_experts::{Chosen, mix, route};
-use super::cpu_step::{ATTENTION_COLUMNS, CpuOp, PANEL_ROWS, Scratch, norm_in_place, plane};
+use super::cpu_step::{CpuOp, PANEL_ROWS, Scratch, attention_columns, norm_in_place, plane};
 use crate::families::spec::Activation;
 use crate::runtime::program::{BufferId, Element, MatrixId, Op, VectorId};
 
@@ -127,7 +127,7 @@ impl Operation for CpuOp<'_> {
             Op::Attention { out, .. } => Grid {
                 columns: 0..self.count(*out),
                 // Sequences that each have one column share nothing.
-                tile_columns: if self.is_decode() { 1 } else { ATTENTION_COLUMNS },
+                tile_columns: if self.is_decode() { 1 } else { attention_columns(self.program.spec.group()) },
                 rows: 0..self.program.buffers[out.0].width,
                 tile_rows: self.program.spec.group() * self.layout.value_length,
             },

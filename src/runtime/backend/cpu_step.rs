@@ -2,6 +2,7 @@
 
 use mdl_kernels::Level;
 use mdl_kernels::ops::activation::{ActivationBlock, BLOCK, quantize_activations};
+use mdl_kernels::ops::attention;
 use mdl_kernels::ops::matmul::{Packed, Panel};
 use mdl_kernels::ops::norm::{layer_norm_in_place, rms_norm_in_place};
 use mdl_kernels::ops::rope::{self, Frequencies};
@@ -12,8 +13,11 @@ use crate::families::spec::{NormKind, RopeKind};
 use crate::runtime::kv::{KvLayout, PageId};
 use crate::runtime::program::{BufferId, Element, Extent, MatrixId, Norm, Op, Program, Room, VectorId};
 
-/// Columns of queries that attention takes at once: they share each read of the cache.
-pub(super) const ATTENTION_COLUMNS: usize = 8;
+/// Columns whose queries attention takes at once, of `group` heads each: they share each read of the cache.
+pub(super) const fn attention_columns(group: usize) -> usize {
+    let columns = attention::TILE / group;
+    if columns == 0 { 1 } else { columns }
+}
 
 /// Rows of a weight that are unpacked together.
 pub(super) const PANEL_ROWS: usize = 16;
@@ -25,7 +29,7 @@ pub(super) struct Scratch {
     pub floats: Vec<f32>,
     pub blocks: Vec<ActivationBlock>,
     pub queries: Vec<f32>,
-    pub scores: Vec<f32>,
+    pub attention: attention::Scratch,
     pub positions: Vec<std::ops::Range<usize>>,
     pub halves: Vec<u16>,
 }
@@ -35,12 +39,10 @@ impl Scratch {
     pub(super) fn bytes(program: &Program, room: &Room) -> u64 {
         let cols = program.matrices.iter().map(|m| m.cols()).max().unwrap_or(0);
         let attention = &program.spec.attention;
-        let queries = ATTENTION_COLUMNS.min(room.columns.max(1)) * program.spec.group();
-        let scores = queries.saturating_mul(room.context.saturating_add(PANEL_ROWS));
+        let queries = attention_columns(program.spec.group()).min(room.columns.max(1)) * program.spec.group();
+        let attend = attention::Scratch::bytes(attention.key_length, attention.value_length);
         let vectors = queries * (attention.key_length + attention.value_length) + 2 * cols;
-        (Panel::bytes(cols) as u64)
-            .saturating_add((scores as u64).saturating_mul(4))
-            .saturating_add(vectors as u64 * 4)
+        (Panel::bytes(cols) as u64).saturating_add(attend as u64).saturating_add(vectors as u64 * 4)
     }
 }
 
