@@ -51,6 +51,7 @@ impl Level {
             Level::Portable => "portable",
             Level::Avx2 => "avx2",
             Level::Avx512Vnni => "avx512",
+            Level::Amx => "amx",
         }
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use super::dots::Dots;
 use super::on_level;
 use super::simd::{LANES, Simd};
 use crate::Level;
@@ -49,9 +50,14 @@ pub fn float_peak(level: Level, threads: usize) -> f64 {
     (threads.max(1) * TURNS * products) as f64 / time.as_secs_f64()
 }
 
-/// Multiply-adds of int8 a second of `threads` threads, with weights in the first cache: sums of four products, as
-/// the kernels of quantized weights form them.
+/// Multiply-adds of int8 a second of `threads` threads: on vectors with weights in the first cache, as the kernels of
+/// quantized weights form them; on the matrix unit with all in its registers.
 pub fn int8_peak(level: Level, threads: usize) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if super::available(level) == Level::Amx {
+        let time = best(threads, |_| tiles::multiply(TURNS));
+        return (threads.max(1) * TURNS * tiles::PRODUCTS) as f64 / time.as_secs_f64();
+    }
     let lines = vec![[3u8; 64]; 64];
     let time = best(threads, |_| int8_loop(level, &lines));
     let turns = TURNS / lines.len() * lines.len();
@@ -147,33 +153,110 @@ fn multiply_tile<S: Simd, const ROWS: usize>(s: S, x: [S::F; COLUMNS], turns: us
 }
 
 #[inline(always)]
-fn multiply_bytes<S: Simd>(s: S, lines: &[[u8; 64]]) -> f32 {
+fn multiply_bytes<D: Dots>(d: D, lines: &[[u8; 64]]) -> f32 {
     let x: [i32; COLUMNS] = std::array::from_fn(|i| black_box(0x0102_0304 + i as i32));
-    match S::WIDE_TILE {
-        true => multiply_lines::<S, 4>(s, x, lines),
-        false => multiply_lines::<S, 1>(s, x, lines),
+    match D::LANES {
+        LANES => multiply_lines::<D, 4, 1>(d, x, lines),
+        _ => multiply_lines::<D, 1, 2>(d, x, lines),
     }
 }
 
+/// `ROWS` lines at a time, each in `PARTS` registers.
 #[inline(always)]
-fn multiply_lines<S: Simd, const ROWS: usize>(s: S, x: [i32; COLUMNS], lines: &[[u8; 64]]) -> f32 {
-    let mut sums = [[s.splat_i32(0); COLUMNS]; ROWS];
+fn multiply_lines<D: Dots, const ROWS: usize, const PARTS: usize>(
+    d: D,
+    x: [i32; COLUMNS],
+    lines: &[[u8; 64]],
+) -> f32 {
+    let mut sums = [[[d.start(0); COLUMNS]; PARTS]; ROWS];
     for _ in 0..TURNS / lines.len() {
         for rows in lines.chunks_exact(ROWS) {
             for (row, line) in sums.iter_mut().zip(rows) {
-                let w = s.load_bytes(line);
-                for (sum, x) in row.iter_mut().zip(x) {
-                    *sum = s.dot4(*sum, w, x);
+                for (part, columns) in row.iter_mut().enumerate() {
+                    let w = d.bytes(line, part);
+                    for (sum, x) in columns.iter_mut().zip(x) {
+                        *sum = d.dot(*sum, w, x);
+                    }
                 }
             }
         }
+        // 64 lines of bytes of 3 and pairs of at most 8: far from what a sum holds.
+        for sum in sums.iter_mut().flatten().flatten() {
+            *sum = d.fold(*sum);
+        }
     }
-    sums.into_iter().flatten().map(|sum| s.sum(s.to_f32(sum))).sum()
+    let mut total = 0.0;
+    let mut row = [0.0; LANES];
+    for columns in sums.into_iter().flatten() {
+        for sum in columns {
+            row.fill(0.0);
+            d.store(d.float(sum), &mut row, 0);
+            total += row.iter().sum::<f32>();
+        }
+    }
+    total
 }
 
 /// True when a level has registers for four rows of vectors.
 fn wide(level: Level) -> bool {
-    super::available(level) == Level::Avx512Vnni
+    super::available(level) >= Level::Avx512Vnni
+}
+
+/// The matrix unit of x86-64.
+#[cfg(target_arch = "x86_64")]
+mod tiles {
+    use std::arch::asm;
+
+    /// Multiply-adds of a turn: four tiles of 16 by 16 sums of 64 products.
+    pub(super) const PRODUCTS: usize = 4 * 16 * 16 * 64;
+
+    /// Palette 1, and 16 rows of 64 bytes for each of eight tiles.
+    #[repr(C, align(64))]
+    struct Config([u8; 64]);
+
+    static FULL: Config = {
+        let mut bytes = [0; 64];
+        bytes[0] = 1;
+        let mut tile = 0;
+        while tile < 8 {
+            bytes[16 + 2 * tile] = 64;
+            bytes[48 + tile] = 16;
+            tile += 1;
+        }
+        Config(bytes)
+    };
+
+    /// Multiplies 2 by 2 tiles `turns` times; the sum of the first row of sums.
+    pub(super) fn multiply(turns: usize) -> f32 {
+        assert!(super::super::amx_available(), "the machine has no matrix unit");
+        let bytes = [3u8; 1024];
+        let mut sums = [0i32; 256];
+        // SAFETY: the unit is there and may be used. Tiles of 16 rows of 64 bytes are loaded from and stored to
+        // arrays of 1024 bytes; the registers are named as changed.
+        unsafe {
+            asm!(
+                "ldtilecfg [{config}]",
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "tileloadd tmm4, [{bytes} + {row}]", "tileloadd tmm5, [{bytes} + {row}]",
+                "tileloadd tmm6, [{bytes} + {row}]", "tileloadd tmm7, [{bytes} + {row}]",
+                "2:",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tdpbssd tmm1, tmm4, tmm7",
+                "tdpbssd tmm2, tmm5, tmm6",
+                "tdpbssd tmm3, tmm5, tmm7",
+                "dec {turns}",
+                "jnz 2b",
+                "tilestored [{sums} + {row}], tmm0",
+                "tilerelease",
+                config = in(reg) &raw const FULL, bytes = in(reg) bytes.as_ptr(), row = in(reg) 64usize,
+                sums = in(reg) sums.as_mut_ptr(), turns = inout(reg) turns.max(1) => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+        sums[..16].iter().map(|sum| *sum as f32).sum()
+    }
 }
 
 #[cfg(test)]
@@ -204,6 +287,11 @@ mod tests {
             let lines = vec![[3u8; 64]; 64];
             let sum = int8_loop(level, &lines);
             assert_eq!(sum, (TURNS * 46 * 3 * LANES) as f32);
+            #[cfg(target_arch = "x86_64")]
+            if level == Level::Amx {
+                // Sixteen sums of 64 products of 3 and 3, five times.
+                assert_eq!(tiles::multiply(5), (16 * 64 * 9 * 5) as f32);
+            }
         }
     }
 
