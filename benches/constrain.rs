@@ -65,9 +65,9 @@ fn vocabulary() -> Tokenizer {
     let mut metadata = Metadata::default();
     metadata.set("tokenizer.ggml.model", Value::String("gpt2".to_owned()));
     metadata.set("tokenizer.ggml.pre", Value::String("llama-bpe".to_owned()));
-    metadata.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens)));
+    metadata.set("tokenizer.ggml.tokens", Value::Array(Array::String(tokens.into())));
     metadata.set("tokenizer.ggml.token_type", Value::Array(Array::I32(types)));
-    metadata.set("tokenizer.ggml.merges", Value::Array(Array::String(Vec::new())));
+    metadata.set("tokenizer.ggml.merges", Value::Array(Array::String(Vec::new().into())));
     metadata.set("tokenizer.ggml.eos_token_id", Value::U32(TOKENS as u32 - 1));
     match Tokenizer::from_metadata(&metadata) {
         Ok(tokenizer) => tokenizer,

@@ -234,6 +234,7 @@ proptest! {
 fn listing(metadata: &Metadata) -> String {
     let line = |(key, value): (&str, &Value)| match value {
         Value::Array(Array::String(v)) if v.len() > 8 => {
+            let v: Vec<&str> = v.iter().collect();
             format!("{key}: {} strings, {:?} ... {:?}\n", v.len(), &v[..4], &v[v.len() - 4..])
         }
         Value::Array(Array::I32(v)) if v.len() > 8 => {

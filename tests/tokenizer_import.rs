@@ -64,6 +64,7 @@ fn stored(name: &str) -> Vec<Vec<u32>> {
 fn listing(metadata: &Metadata) -> String {
     let line = |(key, value): (&str, &Value)| match value {
         Value::Array(Array::String(v)) if v.len() > 8 => {
+            let v: Vec<&str> = v.iter().collect();
             format!("{key}: {} strings, {:?} ... {:?}\n", v.len(), &v[..8], &v[v.len() - 4..])
         }
         Value::Array(Array::I32(v)) if v.len() > 8 => {
@@ -154,7 +155,7 @@ fn wordpiece() -> (Vec<String>, Json) {
         .iter()
         .zip(&types)
         .map(|(token, kind)| match (token.strip_prefix('▁'), kind) {
-            (_, 3) => token.clone(),
+            (_, 3) => token.to_owned(),
             (Some(word), _) => word.to_owned(),
             (None, _) => format!("##{token}"),
         })

@@ -212,7 +212,7 @@ fn json_value(value: &Value) -> serde_json::Value {
         Value::I16(v) => json!(v),
         Value::I32(v) => json!(v),
         Value::I64(v) => json!(v),
-        Value::Array(Array::String(v)) if v.len() <= 5 => json!(v),
+        Value::Array(Array::String(v)) if v.len() <= 5 => v.iter().collect(),
         Value::Array(Array::U32(v)) if v.len() <= 5 => json!(v),
         Value::Array(Array::I32(v)) if v.len() <= 5 => json!(v),
         Value::Array(a) => json!({"length": a.len(), "of": format!("{:?}", a.element_type()).to_lowercase()}),

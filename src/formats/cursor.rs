@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::diagnostic::{Diagnostic, Result};
+use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::world::File;
 
 /// Bytes read at once.
@@ -181,9 +181,32 @@ impl<'a> Cursor<'a> {
         self.require(len)?;
         let start = self.position;
         let bytes = self.values(len, |[byte]: [u8; 1]| byte)?;
-        String::from_utf8(bytes).map_err(|e| {
-            let at = start + e.utf8_error().valid_up_to() as u64;
-            self.error_at(at, format!("{what} is not valid UTF-8")).code("invalid-utf8").into()
-        })
+        String::from_utf8(bytes).map_err(|e| self.no_text(start, what, &e.utf8_error()))
+    }
+
+    /// As [`Cursor::text`], lent to `each`: a text that is short is not copied.
+    pub fn text_with(
+        &mut self,
+        offset: u64,
+        len: u64,
+        limit: u64,
+        what: &str,
+        each: impl FnOnce(&str),
+    ) -> Result<()> {
+        if len > limit.min(BUFFER) {
+            each(&self.text(offset, len, limit, what)?);
+            return Ok(());
+        }
+        let start = self.position;
+        match std::str::from_utf8(self.take(len)?) {
+            Ok(text) => each(text),
+            Err(e) => return Err(self.no_text(start, what, &e)),
+        }
+        Ok(())
+    }
+
+    fn no_text(&self, start: u64, what: &str, e: &std::str::Utf8Error) -> Errors {
+        let at = start + e.valid_up_to() as u64;
+        self.error_at(at, format!("{what} is not valid UTF-8")).code("invalid-utf8").into()
     }
 }

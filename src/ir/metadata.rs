@@ -1,5 +1,7 @@
 //! GGUF key-values: ordered, with unique keys and every type the format has.
 
+use super::strings::Strings;
+
 /// A scalar, string or array as GGUF types it.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -34,7 +36,7 @@ pub enum Array {
     F32(Vec<f32>),
     F64(Vec<f64>),
     Bool(Vec<bool>),
-    String(Vec<String>),
+    String(Strings),
     /// Arrays of arrays; each may have its own element type.
     Array(Vec<Array>),
 }
@@ -194,7 +196,7 @@ impl Array {
     }
 
     /// The strings, if it is an array of them.
-    pub fn as_strings(&self) -> Option<&[String]> {
+    pub fn as_strings(&self) -> Option<&Strings> {
         match self {
             Array::String(v) => Some(v),
             _ => None,
@@ -208,7 +210,7 @@ macro_rules! value_from {
             fn from(v: $t) -> Value { Value::$variant(v) }
         }
         impl From<Vec<$t>> for Value {
-            fn from(v: Vec<$t>) -> Value { Value::Array(Array::$variant(v)) }
+            fn from(v: Vec<$t>) -> Value { Value::Array(Array::$variant(v.into())) }
         }
     )*};
 }
@@ -303,5 +305,15 @@ impl Metadata {
     /// Entries known to have unique keys, such as a reader has checked.
     pub fn from_unique(entries: Vec<(String, Value)>) -> Metadata {
         Metadata { entries }
+    }
+}
+
+impl IntoIterator for Metadata {
+    type Item = (String, Value);
+    type IntoIter = std::vec::IntoIter<(String, Value)>;
+
+    /// Every entry, in order.
+    fn into_iter(self) -> Self::IntoIter {
+        self.entries.into_iter()
     }
 }

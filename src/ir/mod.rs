@@ -7,10 +7,12 @@
 mod expr;
 mod metadata;
 mod prompt;
+mod strings;
 
 pub use expr::{Expr, FileId, Imatrix, Shape};
 pub use metadata::{Array, Metadata, Value, ValueType};
 pub use prompt::{Message, ParameterValue, Prompt, Role};
+pub use strings::Strings;
 
 use std::path::PathBuf;
 use std::sync::Arc;

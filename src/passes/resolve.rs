@@ -169,13 +169,13 @@ fn load_checkpoint(module: &mut Module, directory: &Path, context: &Context<'_>)
 }
 
 fn load_gguf(module: &mut Module, path: &Path, world: &dyn World) -> Result<()> {
-    let shards = gguf::read_shards(world, path)?;
-    module.metadata = gguf::merged_metadata(&shards);
+    let mut shards = gguf::read_shards(world, path)?;
+    module.metadata = gguf::take_metadata(&mut shards);
     let single = shards.len() == 1;
     for shard in shards {
-        let file = module.add_file(&shard.path, shard.file.clone());
-        let tensors = shard.gguf.tensors.iter();
-        module.tensors.extend(tensors.map(|info| Tensor { name: info.name.clone(), expr: info.load(file) }));
+        let file = module.add_file(&shard.path, shard.file);
+        let tensors = shard.gguf.tensors.into_iter();
+        module.tensors.extend(tensors.map(|info| Tensor { expr: info.load(file), name: info.name }));
         module.verbatim = single.then_some(file);
     }
     Ok(())

@@ -97,7 +97,7 @@ impl SpecialTokens {
         let tokens = metadata.array("tokenizer.ggml.tokens").and_then(ir::Array::as_strings);
         let text = |key: &str| {
             let id = usize::try_from(metadata.u64(key)?).ok()?;
-            tokens?.get(id).cloned()
+            tokens?.get(id).map(str::to_owned)
         };
         SpecialTokens { bos: text("tokenizer.ggml.bos_token_id"), eos: text("tokenizer.ggml.eos_token_id") }
     }

@@ -193,7 +193,7 @@ fn to_json(value: &Value, full: bool) -> Json {
 
 fn array_to_json(array: &Array, full: bool) -> Json {
     match array {
-        Array::String(v) => json!(v),
+        Array::String(v) => v.iter().collect(),
         Array::Bool(v) => json!(v),
         Array::F32(v) => json!(v),
         Array::F64(v) => json!(v),
@@ -222,7 +222,7 @@ mod tests {
         let mut module = Module::default();
         module.metadata.set("general.name", "x".to_owned());
         module.metadata.set("a", Value::Array(Array::U32(vec![1, 2, 3, 4, 5, 6])));
-        module.metadata.set("b", Value::Array(Array::String(vec!["x".to_owned()])));
+        module.metadata.set("b", Value::Array(Array::String(vec!["x".to_owned()].into())));
         module.metadata.set("c", Value::F32(f32::NAN));
         let short = metadata(&module, false);
         assert_eq!(

@@ -103,7 +103,7 @@ mod tests {
     use tokenizers::Model;
 
     fn vocabulary(tokens: &[String]) -> Vocabulary {
-        Vocabulary::new(tokens, vec![TokenType::Normal; tokens.len()], Alphabet::ByteLevel).unwrap()
+        Vocabulary::new(tokens.iter().collect(), vec![TokenType::Normal; tokens.len()], Alphabet::ByteLevel).unwrap()
     }
 
     fn strings(texts: &[&str]) -> Vec<String> {
@@ -130,7 +130,7 @@ mod tests {
         let tokens = strings(&["<", "s", ">", "<s", "<s>"]);
         let mut types = vec![TokenType::Normal; 5];
         types[4] = TokenType::Control;
-        let vocabulary = Vocabulary::new(&tokens, types, Alphabet::ByteLevel).unwrap();
+        let vocabulary = Vocabulary::new(tokens.into(), types, Alphabet::ByteLevel).unwrap();
         for ignore_merges in [false, true] {
             let bpe = Bpe::new(&vocabulary, ["< s", "<s >"].into_iter(), ignore_merges).unwrap();
             let mut ids = Vec::new();

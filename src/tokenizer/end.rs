@@ -1,6 +1,7 @@
 //! Which tokens end a generation.
 
 use super::vocabulary::{TokenType, Vocabulary};
+use crate::ir::Strings;
 
 /// Control tokens that end a turn or a text by their name, whatever the metadata says.
 const ENDS: &[&str] = &[
@@ -44,14 +45,14 @@ pub(super) fn ends_turn(text: &str) -> bool {
 
 /// Makes control tokens of those that end a generation by their name but are called user-defined, or plain
 /// though written `<|...|>`, which some converters do: what a user writes must not end a turn.
-pub(super) fn retype(tokens: &[String], types: &mut [TokenType]) {
+pub(super) fn retype(tokens: &Strings, types: &mut [TokenType]) {
     for (text, kind) in tokens.iter().zip(types) {
         let other = match kind {
             TokenType::UserDefined => true,
             TokenType::Normal => text.starts_with("<|"),
             _ => false,
         };
-        if other && ENDS.contains(&text.as_str()) {
+        if other && ENDS.contains(&text) {
             *kind = TokenType::Control;
         }
     }
@@ -80,10 +81,9 @@ mod tests {
     use super::*;
 
     fn ends(tokens: &[(&str, TokenType)]) -> Vec<u32> {
-        let texts: Vec<String> = tokens.iter().map(|(t, _)| t.to_string()).collect();
-        named(
-            &Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel).unwrap(),
-        )
+        let texts = tokens.iter().map(|(t, _)| t).collect();
+        let types = tokens.iter().map(|(_, t)| *t).collect();
+        named(&Vocabulary::new(texts, types, Alphabet::ByteLevel).unwrap())
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Key-values of the types that a tokenizer wants, and what to say where they are of others.
 
 use crate::diagnostic::{Diagnostic, Result};
-use crate::ir::{Array, Metadata, Value};
+use crate::ir::{Array, Metadata, Strings, Value};
 
 pub(super) fn bad(message: String) -> Diagnostic {
     Diagnostic::error(message).code("bad-tokenizer")
@@ -26,11 +26,12 @@ pub(super) fn string<'m>(metadata: &'m Metadata, key: &str) -> Result<&'m str> {
     Ok(optional_string(metadata, key)?.ok_or_else(|| missing(key))?)
 }
 
-pub(super) fn strings<'m>(metadata: &'m Metadata, key: &str) -> Result<&'m [String]> {
+pub(super) fn strings<'m>(metadata: &'m Metadata, key: &str) -> Result<&'m Strings> {
+    static NONE: Strings = Strings::new();
     let value = metadata.get(key).ok_or_else(|| missing(key))?;
     match value.as_array() {
         // Nothing in it says of which type an empty array is.
-        Some(array) if array.is_empty() => Ok(&[]),
+        Some(array) if array.is_empty() => Ok(&NONE),
         Some(array) => Ok(array.as_strings().ok_or_else(|| wrong_type(key, "an array of strings"))?),
         None => Err(wrong_type(key, "an array of strings").into()),
     }

@@ -5,7 +5,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::hash::{BuildHasher, Hasher, RandomState};
+
+use super::seeded::Seeded;
 
 /// How good a merge is; less is better.
 pub(super) type Rank = u32;
@@ -144,40 +145,4 @@ impl Candidate {
 
 fn key(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
-}
-
-/// Hashes one `u64`: a multiplication by a random odd number and a fold. No vocabulary can be written to
-/// make its keys collide.
-#[derive(Clone, Debug)]
-struct Seeded(u64);
-
-impl Seeded {
-    fn new() -> Seeded {
-        Seeded(RandomState::new().hash_one(0u64) | 1)
-    }
-}
-
-impl BuildHasher for Seeded {
-    type Hasher = Fold;
-
-    fn build_hasher(&self) -> Fold {
-        Fold(self.0)
-    }
-}
-
-struct Fold(u64);
-
-impl Hasher for Fold {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&b| self.write_u64(b.into()));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let wide = u128::from(value ^ self.0.rotate_left(32)) * u128::from(self.0);
-        self.0 = (wide as u64) ^ (wide >> 64) as u64;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }

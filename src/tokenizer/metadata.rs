@@ -14,7 +14,7 @@ use super::vocabulary::{Alphabet, BadToken, TokenType, Vocabulary, byte_of, show
 use super::wordpiece::WordPiece;
 use super::{Tokenizer, end};
 use crate::diagnostic::{Diagnostic, Result};
-use crate::ir::Metadata;
+use crate::ir::{Metadata, Strings};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -127,7 +127,7 @@ pub(super) fn read(metadata: &Metadata) -> Result<Tokenizer> {
     let mut types = token_types(metadata, tokens, &[bos, eos, unknown])?;
     end::retype(tokens, &mut types);
     let at = |key: &'static str| move |e: BadToken| bad(format!("`{key}[{}]`: {}", e.index, e.reason));
-    let vocabulary = Vocabulary::new(tokens, types, kind.alphabet).map_err(at(TOKENS))?;
+    let vocabulary = Vocabulary::new(tokens.clone(), types, kind.alphabet).map_err(at(TOKENS))?;
     let strip = strip(metadata, &vocabulary)?;
     let special = Special::new(&vocabulary, &strip).map_err(at(TOKENS))?;
 
@@ -136,7 +136,7 @@ pub(super) fn read(metadata: &Metadata) -> Result<Tokenizer> {
     let model = match kind.name {
         "gpt2" => {
             let pre_tokenizer = pre_tokenizer(metadata, &mut warnings)?;
-            let merges = strings(metadata, MERGES)?.iter().map(String::as_str);
+            let merges = strings(metadata, MERGES)?.iter();
             let bpe = Bpe::new(&vocabulary, merges, pre_tokenizer.ignore_merges).map_err(at(MERGES))?;
             Model::ByteLevel(pre_tokenizer, bpe)
         }
@@ -218,9 +218,9 @@ fn spaces(metadata: &Metadata, kind: &Kind) -> Result<Spaces> {
 
 /// The tokens' types. Old files have none: all tokens are plain text but for those that say of themselves
 /// that they are bytes and for `named`, whose texts must not be plain.
-fn token_types(metadata: &Metadata, tokens: &[String], named: &[Option<u32>]) -> Result<Vec<TokenType>> {
+fn token_types(metadata: &Metadata, tokens: &Strings, named: &[Option<u32>]) -> Result<Vec<TokenType>> {
     let Some(value) = metadata.get(TOKEN_TYPE) else {
-        let byte = |text: &String| if byte_of(text).is_some() { TokenType::Byte } else { TokenType::Normal };
+        let byte = |text: &str| if byte_of(text).is_some() { TokenType::Byte } else { TokenType::Normal };
         let mut types: Vec<TokenType> = tokens.iter().map(byte).collect();
         for &id in named.iter().flatten() {
             types[id as usize] = TokenType::Control;

@@ -24,6 +24,7 @@ mod merge;
 mod metadata;
 mod model;
 mod pre_tokenizer;
+mod seeded;
 mod sentencepiece;
 mod spaces;
 mod special;

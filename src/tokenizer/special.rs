@@ -128,8 +128,11 @@ impl Automaton {
         let mut texts = Vec::new();
         let mut bytes = 0;
         for (id, kind) in vocabulary.types() {
+            if !types.contains(&kind) {
+                continue;
+            }
             let text = vocabulary.text(id).unwrap_or_default();
-            if !types.contains(&kind) || text.is_empty() {
+            if text.is_empty() {
                 continue;
             }
             bytes += text.len();
@@ -163,9 +166,9 @@ mod tests {
     use TokenType::*;
 
     fn special(tokens: &[(&str, TokenType)]) -> Special {
-        let texts: Vec<String> = tokens.iter().map(|(t, _)| t.to_string()).collect();
+        let texts = tokens.iter().map(|(t, _)| t).collect();
         let vocabulary =
-            Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel).unwrap();
+            Vocabulary::new(texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel).unwrap();
         Special::new(&vocabulary, &Strip::default()).unwrap()
     }
 
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn the_automaton_is_bounded() {
         let texts = vec!["a".repeat(3 << 20), "b".repeat(3 << 20)];
-        let vocabulary = Vocabulary::new(&texts, vec![Control; 2], Alphabet::ByteLevel).unwrap();
+        let vocabulary = Vocabulary::new(texts.into(), vec![Control; 2], Alphabet::ByteLevel).unwrap();
         let error = Special::new(&vocabulary, &Strip::default()).unwrap_err();
         assert_eq!((error.index, error.reason.contains("4 MiB")), (1, true));
     }

@@ -1,8 +1,11 @@
 //! The tokens: their texts, types and bytes, and the way from text to id.
 
-use std::collections::HashMap;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use super::byte_level;
+use super::seeded::Seeded;
+use crate::ir::Strings;
 
 /// What a token is for; the numbers are those of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +57,12 @@ pub(super) struct BadToken {
 /// Every token, by id and by text.
 #[derive(Debug)]
 pub(super) struct Vocabulary {
-    texts: Arena,
+    texts: Strings,
     bytes: Arena,
     types: Vec<TokenType>,
-    ids: HashMap<Box<str>, u32>,
+    /// By their texts, which stay where they are.
+    ids: HashTable<u32>,
+    hashes: Seeded,
 }
 
 impl Vocabulary {
@@ -66,25 +71,25 @@ impl Vocabulary {
     /// # Errors
     /// Two tokens have the same text, or there are more than ids.
     pub(super) fn new(
-        tokens: &[String],
+        texts: Strings,
         types: Vec<TokenType>,
         alphabet: Alphabet,
     ) -> Result<Vocabulary, BadToken> {
-        let mut texts = Arena::default();
-        let mut bytes = Arena::default();
-        let mut ids: HashMap<Box<str>, u32> = HashMap::with_capacity(tokens.len());
-        for (index, (text, kind)) in tokens.iter().zip(&types).enumerate() {
+        let mut bytes = Arena::with_capacity(texts.len());
+        let hashes = Seeded::new();
+        let hash_of = |&id: &u32| hashes.text(texts.get(id as usize).unwrap_or_default());
+        let mut ids = HashTable::with_capacity(texts.len());
+        for (index, (text, kind)) in texts.iter().zip(&types).enumerate() {
             let bad = |reason| BadToken { index, reason };
             // Token ids are int32 everywhere outside.
             let id = u32::try_from(index).ok().filter(|&id| id <= i32::MAX as u32);
             let id = id.ok_or_else(|| bad("there are more tokens than 2^31".into()))?;
-            texts.push(text.as_bytes());
             use TokenType::*;
             match (kind, alphabet) {
                 (Control | UserDefined | Unknown, _) => bytes.push(text.as_bytes()),
                 (Byte, _) if let Some(byte) = byte_of(text) => bytes.push(&[byte]),
                 (_, Alphabet::ByteLevel) => {
-                    bytes.push(byte_level::read(text).as_deref().unwrap_or(text.as_bytes()));
+                    bytes.push_all(byte_level::read(text)).unwrap_or_else(|| bytes.push(text.as_bytes()));
                 }
                 (_, Alphabet::Spaced) => bytes.push(text.replace(SPACE, " ").as_bytes()),
             }
@@ -92,11 +97,15 @@ impl Vocabulary {
             if *kind == Unused || text.is_empty() {
                 continue;
             }
-            if let Some(first) = ids.insert(text.as_str().into(), id) {
-                return Err(bad(format!("{} is token {first} already", shown(text))));
+            let same = |&other: &u32| texts.get(other as usize) == Some(text);
+            match ids.entry(hashes.text(text), same, hash_of) {
+                Entry::Occupied(first) => {
+                    return Err(bad(format!("{} is token {} already", shown(text), first.get())));
+                }
+                Entry::Vacant(place) => drop(place.insert(id)),
             }
         }
-        Ok(Vocabulary { texts, bytes, types, ids })
+        Ok(Vocabulary { texts, bytes, types, ids, hashes })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -105,8 +114,7 @@ impl Vocabulary {
 
     /// The text as the file has it.
     pub(super) fn text(&self, id: u32) -> Option<&str> {
-        // Each entry was pushed from a `str`.
-        std::str::from_utf8(self.texts.get(id)?).ok()
+        self.texts.get(id as usize)
     }
 
     /// The bytes that the token stands for.
@@ -120,7 +128,8 @@ impl Vocabulary {
 
     /// The token with this text; unused ones have none.
     pub(super) fn id(&self, text: &str) -> Option<u32> {
-        self.ids.get(text).copied()
+        let same = |&id: &u32| self.text(id) == Some(text);
+        self.ids.find(self.hashes.text(text), same).copied()
     }
 
     /// The tokens of single bytes, `<0x00>` to `<0xFF>`, where there are such.
@@ -170,6 +179,26 @@ struct Arena {
 }
 
 impl Arena {
+    fn with_capacity(count: usize) -> Arena {
+        Arena { bytes: Vec::new(), ends: Vec::with_capacity(count) }
+    }
+
+    /// Adds the bytes of an entry; nothing, and `None`, where one of them is none.
+    fn push_all(&mut self, bytes: impl Iterator<Item = Option<u8>>) -> Option<()> {
+        let start = self.bytes.len();
+        for byte in bytes {
+            match byte {
+                Some(byte) => self.bytes.push(byte),
+                None => {
+                    self.bytes.truncate(start);
+                    return None;
+                }
+            }
+        }
+        self.ends.push(self.bytes.len());
+        Some(())
+    }
+
     fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         self.ends.push(self.bytes.len());
@@ -192,14 +221,14 @@ mod tests {
     use TokenType::*;
 
     fn vocabulary(tokens: &[(&str, TokenType)]) -> Result<Vocabulary, BadToken> {
-        let texts: Vec<String> = tokens.iter().map(|(t, _)| t.to_string()).collect();
-        Vocabulary::new(&texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel)
+        let texts = tokens.iter().map(|(t, _)| t).collect();
+        Vocabulary::new(texts, tokens.iter().map(|(_, t)| *t).collect(), Alphabet::ByteLevel)
     }
 
     #[test]
     fn spaces_and_bytes_are_read() {
-        let texts = ["▁a▁", "<0x0A>", "<0x0a>", "<0x0A>x", "▁"].map(String::from);
-        let v = Vocabulary::new(&texts, vec![Normal, Byte, Normal, Byte, UserDefined], Alphabet::Spaced);
+        let texts = ["▁a▁", "<0x0A>", "<0x0a>", "<0x0A>x", "▁"].into_iter().collect();
+        let v = Vocabulary::new(texts, vec![Normal, Byte, Normal, Byte, UserDefined], Alphabet::Spaced);
         let v = v.unwrap();
         assert_eq!(v.bytes(0), Some(&b" a "[..]));
         assert_eq!(v.bytes(1), Some(&b"\n"[..]));

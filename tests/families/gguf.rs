@@ -135,7 +135,7 @@ fn files_are_those_of_the_converter() {
                     continue;
                 }
             };
-            let own = gguf::merged_metadata(&gguf::read_shards(&SystemWorld, &path).unwrap());
+            let own = gguf::take_metadata(&mut gguf::read_shards(&SystemWorld, &path).unwrap());
             let mut found = Vec::new();
             compare_metadata(&fixture.name, &own, metadata, &mut found);
             compare_tensors(&path, &theirs[preset]["tensors"], &mut found);
@@ -172,7 +172,7 @@ fn a_configuration_in_new_words_makes_the_same_file() {
 
 /// The keys of which the values differ, else that tensors do.
 fn first_difference(a: &std::path::Path, b: &std::path::Path) -> String {
-    let metadata = |path| gguf::merged_metadata(&gguf::read_shards(&SystemWorld, path).unwrap());
+    let metadata = |path| gguf::take_metadata(&mut gguf::read_shards(&SystemWorld, path).unwrap());
     let (a, b) = (metadata(a), metadata(b));
     let keys = a.iter().chain(b.iter()).map(|(key, _)| key.to_owned());
     let mut differing: Vec<String> = keys.filter(|key| a.get(key) != b.get(key)).collect();

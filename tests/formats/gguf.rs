@@ -26,7 +26,7 @@ fn scalar_array() -> impl Strategy<Value = Array> {
         vec(any::<u32>().prop_map(f32::from_bits), 0..MOST).prop_map(Array::F32),
         vec(any::<u64>().prop_map(f64::from_bits), 0..MOST).prop_map(Array::F64),
         vec(any::<bool>(), 0..MOST).prop_map(Array::Bool),
-        vec(".{0,12}", 0..MOST).prop_map(Array::String),
+        vec(".{0,12}", 0..MOST).prop_map(|strings| Array::String(strings.into())),
     ]
 }
 

@@ -104,7 +104,7 @@ pub fn valid() -> Vec<u8> {
     metadata.set("flag", true);
     metadata.set("numbers", vec![1.5f64, -2.0]);
     metadata.set("tokens", (0..100).map(|i| format!("token {i}")).collect::<Vec<_>>());
-    let inner = vec![Array::U8(vec![1, 2]), Array::String(vec!["x".to_owned()]), Array::Array(vec![])];
+    let inner = vec![Array::U8(vec![1, 2]), Array::String(vec!["x".to_owned()].into()), Array::Array(vec![])];
     metadata.set("nested", Value::Array(Array::Array(inner)));
     let tensors = vec![
         ("token_embd.weight".to_owned(), Shape(vec![20, 32]), TensorType::Q8_0),

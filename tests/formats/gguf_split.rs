@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mdl::formats::gguf::{GgufWriter, Layout, merged_metadata, read_shards};
+use mdl::formats::gguf::{GgufWriter, Layout, read_shards, take_metadata};
 use mdl::ir::{Metadata, Shape, Value};
 use mdl::world::MemoryWorld;
 use mdl_kernels::TensorType;
@@ -48,12 +48,12 @@ fn three() -> MemoryWorld {
 fn shards_are_found_from_any_of_them() {
     let world = three();
     for no in 1..=3 {
-        let shards = read_shards(&world, Path::new(&path(no, 3))).unwrap();
+        let mut shards = read_shards(&world, Path::new(&path(no, 3))).unwrap();
         let names: Vec<_> =
             shards.iter().flat_map(|s| s.gguf.tensors.iter().map(|t| t.name.as_str())).collect();
         assert_eq!(names, ["a", "b", "c", "d"]);
         assert_eq!(shards[1].path, Path::new(&path(2, 3)));
-        let metadata = merged_metadata(&shards);
+        let metadata = take_metadata(&mut shards);
         assert_eq!(metadata.iter().map(|(key, _)| key).collect::<Vec<_>>(), ["general.architecture"]);
     }
 }

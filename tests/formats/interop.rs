@@ -85,7 +85,7 @@ fn printed(value: &Value) -> serde_json::Value {
         Value::F64(v) => json!(v),
         Value::Bool(v) => json!(v),
         Value::String(v) => json!(v),
-        Value::Array(Array::String(v)) => json!(v),
+        Value::Array(Array::String(v)) => v.iter().collect(),
         Value::Array(Array::U32(v)) => json!(v),
         Value::Array(Array::I64(v)) => json!(v),
         Value::Array(Array::F32(v)) => json!(v.iter().map(|v| f64::from(*v)).collect::<Vec<_>>()),

@@ -12,6 +12,7 @@ use super::activation::{ActivationBlock, BLOCK};
 use super::amx;
 use super::dots::Dots;
 use super::matmul_float;
+pub use super::matmul_float::PackedFloat;
 use super::on_level;
 pub use super::packed::Packed;
 use super::packed::{self, Line, PackedPanel};
@@ -199,11 +200,22 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
     match x {
         Activations::F32(x) => {
             let x = &x[columns.start * weight.cols..columns.end * weight.cols];
-            matmul_float::multiply(level, weight, rows.clone(), x, count, &mut put);
+            let packed = packed.and_then(Packed::floats);
+            matmul_float::multiply(
+                level,
+                weight,
+                packed,
+                rows.clone(),
+                x,
+                count,
+                &mut panel.floats,
+                &mut put,
+            );
         }
         Activations::Blocks(x) => {
             let blocks = weight.cols / BLOCK;
             let x = &x[columns.start * blocks..columns.end * blocks];
+            let packed = packed.and_then(Packed::blocks);
             if let Some(packed) = packed {
                 assert!(packed.is_of(weight), "the panels are those of the weight");
             }
@@ -465,7 +477,7 @@ mod tests {
             };
             matmul(level, &product, &mut out[..], &mut panel);
             let packed = Packed::new(&weight).unwrap();
-            assert_eq!(packed.is_some(), weight.takes_blocks());
+            assert!(packed.is_some());
             let mut from_panels = vec![vec![f32::NAN; rows.len()]; columns.len()];
             let product = Product { weight, packed: packed.as_ref(), rows, x, columns, store: Store::Set };
             matmul(level, &product, &mut from_panels[..], &mut panel);

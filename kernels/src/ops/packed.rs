@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::activation::BLOCK as UNIT;
 use super::dots::Dots;
 use super::matmul::Weight;
+use super::matmul_float::PackedFloat;
 use super::on_level;
 use super::panel::Source;
 use super::simd::{LANES, Simd};
@@ -67,8 +68,55 @@ impl Layout {
     }
 }
 
+/// A weight in panels of 16 rows.
+pub enum Packed {
+    /// One of blocks.
+    Blocks(PackedBlocks),
+    /// One of floats.
+    Floats(PackedFloat),
+}
+
+impl Packed {
+    /// Bytes that a weight takes in panels; `None` for one that is never packed.
+    pub fn bytes(weight: &Weight<'_>) -> Option<usize> {
+        Packed::bytes_of(weight.tensor_type(), weight.rows(), weight.cols())
+    }
+
+    /// The same for a weight that is not at hand, `[rows, cols]`.
+    pub fn bytes_of(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
+        PackedFloat::bytes_of(ty, rows, cols).or_else(|| PackedBlocks::bytes_of(ty, rows, cols))
+    }
+
+    /// Packs a weight on all cores; `None` for one that is never packed.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new(weight: &Weight<'_>) -> io::Result<Option<Packed>> {
+        if let Some(floats) = PackedFloat::new(weight)? {
+            return Ok(Some(Packed::Floats(floats)));
+        }
+        Ok(PackedBlocks::new(weight)?.map(Packed::Blocks))
+    }
+
+    /// The panels of a weight of floats.
+    pub(super) fn floats(&self) -> Option<&PackedFloat> {
+        match self {
+            Packed::Floats(floats) => Some(floats),
+            Packed::Blocks(_) => None,
+        }
+    }
+
+    /// The panels of a weight of blocks.
+    pub(super) fn blocks(&self) -> Option<&PackedBlocks> {
+        match self {
+            Packed::Blocks(blocks) => Some(blocks),
+            Packed::Floats(_) => None,
+        }
+    }
+}
+
 /// A quantized weight in panels of 16 rows.
-pub struct Packed {
+pub struct PackedBlocks {
     ty: TensorType,
     rows: usize,
     cols: usize,
@@ -76,14 +124,9 @@ pub struct Packed {
     lines: Pages<Line>,
 }
 
-impl Packed {
-    /// Bytes that a weight takes in panels; `None` for one that is not quantized.
-    pub fn bytes(weight: &Weight<'_>) -> Option<usize> {
-        Packed::bytes_of(weight.tensor_type(), weight.rows(), weight.cols())
-    }
-
-    /// The same for a weight that is not at hand, `[rows, cols]`.
-    pub fn bytes_of(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
+impl PackedBlocks {
+    /// Bytes that a weight `[rows, cols]` takes in panels; `None` for one that is not quantized.
+    fn bytes_of(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
         let panel = panel_lines(ty, cols)?.checked_mul(size_of::<Line>())?;
         rows.div_ceil(LANES).checked_mul(panel)
     }
@@ -92,7 +135,7 @@ impl Packed {
     ///
     /// # Errors
     /// There is no memory for it.
-    pub fn new(weight: &Weight<'_>) -> io::Result<Option<Packed>> {
+    fn new(weight: &Weight<'_>) -> io::Result<Option<PackedBlocks>> {
         let (ty, rows, cols) = (weight.tensor_type(), weight.rows(), weight.cols());
         let Some(panel_lines) = panel_lines(ty, cols) else { return Ok(None) };
         let mut lines = Pages::zeroed(rows.div_ceil(LANES).saturating_mul(panel_lines))?;
@@ -100,7 +143,7 @@ impl Packed {
         lines.par_chunks_exact_mut(panel_lines).enumerate().with_min_len(8).for_each(|(panel, lines)| {
             pack(weight, panel, lines);
         });
-        Ok(Some(Packed { ty, rows, cols, panel_lines, lines }))
+        Ok(Some(PackedBlocks { ty, rows, cols, panel_lines, lines }))
     }
 
     /// True when this is the weight in panels, as far as type and shape tell.

@@ -13,6 +13,7 @@
 
 use super::activation::{ActivationBlock, BLOCK as UNIT};
 use super::dots::Dots;
+use super::matmul_float;
 use super::packed::Line;
 use super::simd::LANES;
 use super::unpack::Format;
@@ -94,6 +95,8 @@ pub struct Panel {
     pub(super) four: Vec<Unit<4>>,
     pub(super) eight: Vec<Unit<8>>,
     pub(super) sixteen: Vec<Unit<16>>,
+    /// Room for a product of floats.
+    pub(super) floats: matmul_float::Room,
 }
 
 impl Panel {
@@ -101,7 +104,8 @@ impl Panel {
     pub const fn bytes(cols: usize) -> usize {
         let packed = cols * LANES * 2;
         let spread = cols * LANES + 2 * cols / 16 * LANES * size_of::<f32>();
-        packed + spread_panels(cols) * spread + 2 * (16 + 8 + 4 + 1) * cols
+        let blocks = packed + spread_panels(cols) * spread + 2 * (16 + 8 + 4 + 1) * cols;
+        blocks + matmul_float::Room::bytes(cols)
     }
 }
 

@@ -14,7 +14,7 @@ mod write;
 use std::path::Path;
 
 pub use layout::Layout;
-pub use split::{Shard, merged_metadata, read_shards};
+pub use split::{Shard, read_shards, take_metadata};
 pub use write::GgufWriter;
 
 use super::TensorInfo;

@@ -11,7 +11,7 @@ use super::super::{TensorInfo, limits, signature};
 use super::geometry::{align_up, alignment, tensor_bytes};
 use super::{ALIGNMENT_KEY, Gguf, MAGIC};
 use crate::diagnostic::{Diagnostic, Result};
-use crate::ir::{Array, Metadata, Shape, Value, ValueType};
+use crate::ir::{Array, Metadata, Shape, Strings, Value, ValueType};
 use crate::world::File;
 
 /// The least bytes of a key-value: length, one character, type, one byte.
@@ -177,9 +177,20 @@ fn array(cursor: &mut Cursor<'_>, depth: usize) -> Result<Array> {
         ValueType::F32 => Array::F32(cursor.values(count, f32::from_le_bytes)?),
         ValueType::F64 => Array::F64(cursor.values(count, f64::from_le_bytes)?),
         ValueType::Bool => Array::Bool(elements(cursor, count, boolean)?),
-        ValueType::String => Array::String(elements(cursor, count, string)?),
+        ValueType::String => Array::String(strings(cursor, count)?),
         ValueType::Array => Array::Array(elements(cursor, count, |cursor| array(cursor, depth + 1))?),
     })
+}
+
+/// The strings of an array. The caller has bounded `count` by the bytes that are left.
+fn strings(cursor: &mut Cursor<'_>, count: u64) -> Result<Strings> {
+    let mut strings = Strings::with_capacity(count as usize);
+    for _ in 0..count {
+        let at = cursor.position();
+        let len = cursor.u64()?;
+        cursor.text_with(at, len, limits::GGUF_STRING, "a string", |text| strings.push(text))?;
+    }
+    Ok(strings)
 }
 
 /// Elements of no fixed size. The caller has bounded `count` by the bytes that are left; in memory

@@ -171,18 +171,20 @@ fn is_of_the_file(key: &str) -> bool {
 
 /// The key-values of the whole model: those of the first shard, then those that only later ones
 /// have, without the keys that speak of one file.
-pub fn merged_metadata(shards: &[Shard]) -> Metadata {
+///
+/// Takes them out of the shards, which have none afterwards.
+pub fn take_metadata(shards: &mut [Shard]) -> Metadata {
     let mut merged = Metadata::default();
     if let [only] = shards {
-        merged = only.gguf.metadata.clone();
+        merged = std::mem::take(&mut only.gguf.metadata);
         for key in [COUNT_KEY, NUMBER_KEY, TENSORS_KEY] {
             merged.remove(key);
         }
         return merged;
     }
-    for (key, value) in shards.iter().flat_map(|shard| shard.gguf.metadata.iter()) {
-        if !is_of_the_file(key) && merged.get(key).is_none() {
-            merged.set(key, value.clone());
+    for (key, value) in shards.iter_mut().flat_map(|shard| std::mem::take(&mut shard.gguf.metadata)) {
+        if !is_of_the_file(&key) && merged.get(&key).is_none() {
+            merged.set(key, value);
         }
     }
     merged

@@ -197,14 +197,14 @@ struct Draft {
 impl Draft {
     /// The tokens, to look up special ones.
     fn vocabulary(&self, files: &HfTokenizerFiles<'_>) -> Result<Vocabulary> {
-        let tokens: Vec<String> = self.entries.iter().map(|e| e.text.clone()).collect();
+        let tokens = self.entries.iter().map(|e| &e.text).collect();
         let types: Vec<TokenType> = self.entries.iter().map(|e| e.kind).collect();
         let alphabet = if self.model == "gpt2" { Alphabet::ByteLevel } else { Alphabet::Spaced };
         let at_token = |e: BadToken| {
             let place = self.entries.get(e.index).map_or_else(String::new, Entry::place);
             files.error(self.file, place, e.reason)
         };
-        let vocabulary = Vocabulary::new(&tokens, types, alphabet).map_err(at_token)?;
+        let vocabulary = Vocabulary::new(tokens, types, alphabet).map_err(at_token)?;
         Special::new(&vocabulary, &Strip::default()).map_err(at_token)?;
         Ok(vocabulary)
     }
