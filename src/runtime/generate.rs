@@ -3,6 +3,9 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use mdl_kernels::Level;
+use mdl_kernels::ops::elementwise::greatest;
+
 use super::engine::Session;
 use crate::diagnostic::{Diagnostic, Result};
 
@@ -24,9 +27,8 @@ pub struct Greedy;
 
 impl Sampler for Greedy {
     fn sample(&mut self, logits: &mut [f32]) -> Result<u32> {
-        let best = logits.iter().enumerate().reduce(|best, next| if next.1 > best.1 { next } else { best });
-        match best {
-            Some((token, _)) => Ok(token as u32),
+        match greatest(Level::current(), logits) {
+            Some(token) => Ok(token as u32),
             None => Err(Diagnostic::error("there are no logits to choose from").into()),
         }
     }

@@ -103,7 +103,8 @@ mod tests {
     use tokenizers::Model;
 
     fn vocabulary(tokens: &[String]) -> Vocabulary {
-        Vocabulary::new(tokens.iter().collect(), vec![TokenType::Normal; tokens.len()], Alphabet::ByteLevel).unwrap()
+        Vocabulary::new(tokens.iter().collect(), vec![TokenType::Normal; tokens.len()], Alphabet::ByteLevel)
+            .unwrap()
     }
 
     fn strings(texts: &[&str]) -> Vec<String> {

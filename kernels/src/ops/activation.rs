@@ -39,34 +39,21 @@ pub fn quantize_activations(level: Level, x: &[f32], blocks: &mut [ActivationBlo
 
 #[inline(always)]
 fn body<S: Simd>(s: S, x: &[f32], blocks: &mut [ActivationBlock]) {
-    /// 1.5 * 2^23: what is added and taken off again is rounded to an integer, ties to even.
-    const ROUND: f32 = 12_582_912.0;
     let (halves, _) = x.as_chunks::<LANES>();
     for (block, halves) in blocks.iter_mut().zip(halves.chunks_exact(2)) {
-        let parts = [s.load(&halves[0]), s.load(&halves[1])];
-        let (a, b) = (s.abs(parts[0]), s.abs(parts[1]));
-        let largest = s.greatest(s.max(a, b));
-        // The sum of magnitudes is infinite or NaN where any of them is (or they overflow, which
-        // no sane activation does).
-        let finite = s.sum(s.add(a, b)).is_finite();
-        if !finite || largest < TINY {
-            let d = if finite { 0.0 } else { f32::NAN };
+        let (first, second) = (s.load(&halves[0]), s.load(&halves[1]));
+        // A NaN or an infinity has the greatest bits of all.
+        let largest = f32::from_bits(s.greatest_bits(first, second));
+        if !(TINY..f32::INFINITY).contains(&largest) {
+            let d = if largest < TINY { 0.0 } else { f32::NAN };
             *block = ActivationBlock { d, sums: [0; 2], q: [0; BLOCK] };
             continue;
         }
         block.d = largest / 127.0;
         let inverse = s.splat(127.0 / largest);
-        for (half, part) in parts.into_iter().enumerate() {
-            let mut shifted = [0f32; LANES];
-            s.store(s.add(s.mul(part, inverse), s.splat(ROUND)), &mut shifted);
-            let mut sum = 0i16;
-            for (q, v) in block.q[LANES * half..].iter_mut().zip(shifted) {
-                // The low bits of the shifted float are the integer in two's complement.
-                *q = v.to_bits() as i8;
-                sum += i16::from(*q);
-            }
-            block.sums[half] = sum;
-        }
+        let [to_first, to_second] = block.q.as_chunks_mut::<LANES>().0 else { unreachable!() };
+        block.sums =
+            [s.store_i8(s.mul(first, inverse), to_first), s.store_i8(s.mul(second, inverse), to_second)];
     }
 }
 

@@ -1,18 +1,27 @@
 //! Operations on one value at a time, and the exponential they share with softmax.
 
 use super::on_level;
-use super::simd::{LANES, Simd};
+use super::simd::{LANES, ROUND, Simd, f16_to_f32};
 use crate::Level;
 
 /// `e^x` within 2 units in the last place; 0 below -104, infinite above 89, NaN for NaN.
-///
-/// `x = n ln 2 + r`, a polynomial for `e^r` (Cephes `expf`), and two multiplications by powers
-/// of two, so that results that are denormal are rounded once.
 #[inline(always)]
 pub(super) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
-    const ROUND: f32 = 12_582_912.0;
     // A NaN is the second operand, so it stays.
-    let x = s.min(s.splat(89.0), s.max(s.splat(-104.0), x));
+    let (p, n) = exp_parts(s, s.min(s.splat(89.0), s.max(s.splat(-104.0), x)));
+    s.mul_pow2(p, n)
+}
+
+/// [`exp`] where a result of less than `e^-87` or more than `e^88` may be that: it is added to 1, or divides.
+#[inline(always)]
+fn exp_within<S: Simd>(s: S, x: S::F) -> S::F {
+    let (p, n) = exp_parts(s, s.min(s.splat(88.0), s.max(s.splat(-87.0), x)));
+    s.mul(p, s.pow2(n))
+}
+
+/// `p` and an integral `n` with `e^x = p 2^n`: `x = n ln 2 + r`, and a polynomial for `e^r` (Cephes `expf`).
+#[inline(always)]
+fn exp_parts<S: Simd>(s: S, x: S::F) -> (S::F, S::F) {
     let round = s.splat(ROUND);
     let n = s.sub(s.fma(x, s.splat(std::f32::consts::LOG2_E), round), round);
     let r = s.fma(n, s.splat(-0.693_359_4), x);
@@ -21,9 +30,7 @@ pub(super) fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = s.fma(p, r, s.splat(c));
     }
-    let p = s.add(s.fma(p, s.mul(r, r), r), s.splat(1.0));
-    let half = s.sub(s.fma(n, s.splat(0.5), round), round);
-    s.mul(s.mul(p, s.pow2(half)), s.pow2(s.sub(n, half)))
+    (s.add(s.fma(p, s.mul(r, r), r), s.splat(1.0)), n)
 }
 
 /// `2^x` within 2 units in the last place for `x` of 0 or less; 0 below -126, NaN for NaN.
@@ -79,7 +86,7 @@ pub enum Activation {
 
 #[inline(always)]
 fn silu<S: Simd>(s: S, x: S::F) -> S::F {
-    let e = exp(s, s.sub(s.splat(0.0), x));
+    let e = exp_within(s, s.sub(s.splat(0.0), x));
     s.div(x, s.add(s.splat(1.0), e))
 }
 
@@ -87,7 +94,7 @@ fn silu<S: Simd>(s: S, x: S::F) -> S::F {
 fn gelu_tanh<S: Simd>(s: S, x: S::F) -> S::F {
     // (1 + tanh(u)) / 2 = 1 / (1 + e^-2u)
     let cubic = s.fma(s.mul(s.mul(x, x), x), s.splat(0.044_715), x);
-    let e = exp(s, s.mul(cubic, s.splat(-1.595_769)));
+    let e = exp_within(s, s.mul(cubic, s.splat(-1.595_769)));
     s.div(x, s.add(s.splat(1.0), e))
 }
 
@@ -101,44 +108,80 @@ fn gelu_erf<S: Simd>(s: S, x: S::F) -> S::F {
     for a in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
         p = s.fma(p, t, s.splat(a));
     }
-    let tail = s.mul(s.mul(p, t), exp(s, s.sub(s.splat(0.0), s.mul(z, z))));
+    let tail = s.mul(s.mul(p, t), exp_within(s, s.sub(s.splat(0.0), s.mul(z, z))));
     // x >= 0: x - x tail / 2; x < 0: x tail / 2.
     let half = s.mul(s.mul(s.abs(x), s.splat(0.5)), tail);
     s.sub(s.max(s.splat(0.0), x), half)
 }
 
-/// `x[i] = activation(x[i])`.
-pub fn activate(level: Level, activation: Activation, x: &mut [f32]) {
-    macro_rules! run {
-        ($s:ident, $v:ident => $f:expr) => {{
-            #[inline(always)]
-            fn body<S: Simd>($s: S, x: &mut [f32]) {
-                each!($s, x, $v => $f);
-            }
-            on_level!(level, body(x: &mut [f32]));
-        }};
-    }
-    match activation {
-        Activation::Silu => run!(s, v => silu(s, v)),
-        Activation::GeluTanh => run!(s, v => gelu_tanh(s, v)),
-        Activation::GeluErf => run!(s, v => gelu_erf(s, v)),
-        // A NaN is the second operand, so it stays.
-        Activation::Relu => run!(s, v => s.max(s.splat(0.0), v)),
-        Activation::ReluSquared => run!(s, v => {
-            let v = s.max(s.splat(0.0), v);
-            s.mul(v, v)
-        }),
-    }
+/// Calls `$run!(s, v => activation of v)` for an [`Activation`].
+macro_rules! with_activation {
+    ($activation:expr, $run:ident) => {
+        match $activation {
+            Activation::Silu => $run!(s, v => silu(s, v)),
+            Activation::GeluTanh => $run!(s, v => gelu_tanh(s, v)),
+            Activation::GeluErf => $run!(s, v => gelu_erf(s, v)),
+            // A NaN is the second operand, so it stays.
+            Activation::Relu => $run!(s, v => s.max(s.splat(0.0), v)),
+            Activation::ReluSquared => $run!(s, v => {
+                let v = s.max(s.splat(0.0), v);
+                s.mul(v, v)
+            }),
+        }
+    };
 }
 
-/// `gate[i] = activation(gate[i]) * up[i]`.
+/// `out[i] = activation(x[i])`.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn gated(level: Level, activation: Activation, gate: &mut [f32], up: &[f32]) {
-    assert_eq!(gate.len(), up.len(), "gate and up are of one length");
-    activate(level, activation, gate);
-    gate.iter_mut().zip(up).for_each(|(g, u)| *g *= u);
+pub fn activate(level: Level, activation: Activation, x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "an activation keeps the length");
+    macro_rules! run {
+        ($s:ident, $v:ident => $f:expr) => {{
+            #[inline(always)]
+            fn body<S: Simd>($s: S, x: &[f32], out: &mut [f32]) {
+                let ((x, x_rest), (out, out_rest)) = (x.as_chunks(), out.as_chunks_mut());
+                for (x, out) in x.iter().zip(out) {
+                    let $v = $s.load(x);
+                    $s.store($f, out);
+                }
+                let $v = $s.load(&padded(x_rest));
+                let mut last = [0.0; LANES];
+                $s.store($f, &mut last);
+                out_rest.copy_from_slice(&last[..x_rest.len()]);
+            }
+            on_level!(level, body(x: &[f32], out: &mut [f32]));
+        }};
+    }
+    with_activation!(activation, run);
+}
+
+/// `out[i] = activation(gate[i]) * up[i]`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn gated(level: Level, activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gate.len() == up.len() && gate.len() == out.len(), "gate and up are of one length");
+    macro_rules! run {
+        ($s:ident, $v:ident => $f:expr) => {{
+            #[inline(always)]
+            fn body<S: Simd>($s: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
+                let ((gate, gate_rest), (up, up_rest)) = (gate.as_chunks(), up.as_chunks());
+                let (out, out_rest) = out.as_chunks_mut();
+                for ((gate, up), out) in gate.iter().zip(up).zip(out) {
+                    let $v = $s.load(gate);
+                    $s.store($s.mul($f, $s.load(up)), out);
+                }
+                let $v = $s.load(&padded(gate_rest));
+                let mut last = [0.0; LANES];
+                $s.store($s.mul($f, $s.load(&padded(up_rest))), &mut last);
+                out_rest.copy_from_slice(&last[..out_rest.len()]);
+            }
+            on_level!(level, body(gate: &[f32], up: &[f32], out: &mut [f32]));
+        }};
+    }
+    with_activation!(activation, run);
 }
 
 /// `x[i] = cap * tanh(x[i] / cap)`.
@@ -147,7 +190,7 @@ pub fn soft_cap(level: Level, x: &mut [f32], cap: f32) {
     fn body<S: Simd>(s: S, x: &mut [f32], cap: f32) {
         // cap * tanh(v / cap) = cap - 2 cap / (1 + e^(2 v / cap))
         each!(s, x, v => {
-            let e = exp(s, s.mul(s.div(v, s.splat(cap)), s.splat(2.0)));
+            let e = exp_within(s, s.mul(s.div(v, s.splat(cap)), s.splat(2.0)));
             s.sub(s.splat(cap), s.div(s.splat(2.0 * cap), s.add(s.splat(1.0), e)))
         });
     }
@@ -155,17 +198,71 @@ pub fn soft_cap(level: Level, x: &mut [f32], cap: f32) {
 }
 
 /// `x[i] *= factor`.
-pub fn scale(x: &mut [f32], factor: f32) {
-    x.iter_mut().for_each(|v| *v *= factor);
+pub fn scale(level: Level, x: &mut [f32], factor: f32) {
+    #[inline(always)]
+    fn body<S: Simd>(_: S, x: &mut [f32], factor: f32) {
+        x.iter_mut().for_each(|v| *v *= factor);
+    }
+    on_level!(level, body(x: &mut [f32], factor: f32));
 }
 
 /// `x[i] += y[i]`.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn add(x: &mut [f32], y: &[f32]) {
+pub fn add(level: Level, x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "terms are of one length");
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    #[inline(always)]
+    fn body<S: Simd>(_: S, x: &mut [f32], y: &[f32]) {
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    }
+    on_level!(level, body(x: &mut [f32], y: &[f32]));
+}
+
+/// `x[i] += factor * y[i]`, rounded twice.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add_scaled(level: Level, x: &mut [f32], y: &[f32], factor: f32) {
+    assert_eq!(x.len(), y.len(), "terms are of one length");
+    #[inline(always)]
+    fn body<S: Simd>(_: S, x: &mut [f32], y: &[f32], factor: f32) {
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y);
+    }
+    on_level!(level, body(x: &mut [f32], y: &[f32], factor: f32));
+}
+
+/// True when no value is an infinity or a NaN.
+pub fn all_finite(level: Level, x: &[f32]) -> bool {
+    #[inline(always)]
+    fn body<S: Simd>(_: S, x: &[f32]) -> bool {
+        // Without a branch per value, for the compiler to use vectors.
+        x.iter().fold(true, |all, v| all & (v.abs() < f32::INFINITY))
+    }
+    on_level!(level, body(x: &[f32]) -> bool)
+}
+
+/// Where the greatest value is, the first of equals; `None` when there is none, or a NaN is the first.
+pub fn greatest(level: Level, x: &[f32]) -> Option<usize> {
+    /// Values that are compared together.
+    const CHUNK: usize = 64;
+    #[inline(always)]
+    fn body<S: Simd>(_: S, x: &[f32]) -> Option<usize> {
+        let mut best = *x.first().filter(|v| !v.is_nan())?;
+        let mut at = 0;
+        for (i, chunk) in x.chunks(CHUNK).enumerate() {
+            // Without a branch per value, for the compiler to use vectors: most chunks have none.
+            if chunk.iter().fold(false, |any, v| any | (*v > best)) {
+                for (j, v) in chunk.iter().enumerate() {
+                    if *v > best {
+                        (best, at) = (*v, i * CHUNK + j);
+                    }
+                }
+            }
+        }
+        Some(at)
+    }
+    on_level!(level, body(x: &[f32]) -> Option<usize>)
 }
 
 /// Rounds to half precision, ties to even; too large becomes infinite.
@@ -176,12 +273,13 @@ pub fn to_f16(level: Level, x: &[f32], out: &mut [u16]) {
     assert_eq!(x.len(), out.len(), "a conversion keeps the length");
     #[inline(always)]
     fn body<S: Simd>(s: S, x: &[f32], out: &mut [u16]) {
-        for (x, out) in x.chunks(LANES).zip(out.chunks_mut(LANES)) {
-            let (mut wide, mut narrow) = ([0.0; LANES], [0; LANES]);
-            wide[..x.len()].copy_from_slice(x);
-            s.store_f16(s.load(&wide), &mut narrow);
-            out.copy_from_slice(&narrow[..out.len()]);
+        let ((x, x_rest), (out, out_rest)) = (x.as_chunks(), out.as_chunks_mut());
+        for (x, out) in x.iter().zip(out) {
+            s.store_f16(s.load(x), out);
         }
+        let mut last = [0; LANES];
+        s.store_f16(s.load(&padded(x_rest)), &mut last);
+        out_rest.copy_from_slice(&last[..x_rest.len()]);
     }
     on_level!(level, body(x: &[f32], out: &mut [u16]));
 }
@@ -190,9 +288,21 @@ pub fn to_f16(level: Level, x: &[f32], out: &mut [u16]) {
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn from_f16(x: &[u16], out: &mut [f32]) {
+pub fn from_f16(level: Level, x: &[u16], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "a conversion keeps the length");
-    x.iter().zip(out).for_each(|(x, out)| *out = super::simd::f16_to_f32(*x));
+    #[inline(always)]
+    fn body<S: Simd>(_: S, x: &[u16], out: &mut [f32]) {
+        x.iter().zip(out).for_each(|(x, out)| *out = f16_to_f32(*x));
+    }
+    on_level!(level, body(x: &[u16], out: &mut [f32]));
+}
+
+/// The values, then zeros.
+#[inline(always)]
+fn padded(values: &[f32]) -> [f32; LANES] {
+    let mut padded = [0.0; LANES];
+    padded[..values.len()].copy_from_slice(values);
+    padded
 }
 
 #[cfg(test)]
@@ -262,9 +372,11 @@ mod tests {
         let x: Vec<f32> = (-2000..2000).map(|i| i as f32 / 50.0).collect();
         let ones = vec![1.0; x.len()];
         let run = |activation| {
-            let mut gate = x.clone();
-            gated(Level::Portable, activation, &mut gate, &ones);
-            gate
+            let (mut out, mut alone) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            gated(Level::Portable, activation, &x, &ones, &mut out);
+            activate(Level::Portable, activation, &x, &mut alone);
+            assert_eq!(bits(&out), bits(&alone));
+            out
         };
         let (silu, gelu) = (run(Activation::Silu), run(Activation::GeluTanh));
         let (erf, relu, squared) =
@@ -301,15 +413,21 @@ mod tests {
                     Activation::ReluSquared,
                 ] {
                     let run = |level| {
-                        let mut gate = x.clone();
-                        gated(level, activation, &mut gate, &up);
+                        let mut gate = vec![0.0; n];
+                        gated(level, activation, &x, &up, &mut gate);
+                        let mut alone = vec![0.0; n];
+                        activate(level, activation, &x, &mut alone);
                         let mut capped = x.clone();
                         soft_cap(level, &mut capped, 30.0);
                         let mut halves = vec![0; n];
                         to_f16(level, &x, &mut halves);
                         let mut widened = vec![0.0; n];
-                        from_f16(&halves, &mut widened);
-                        [gate, capped, exp_of(level, &x), widened].map(|v| bits(&v))
+                        from_f16(level, &halves, &mut widened);
+                        let mut sum = x.clone();
+                        add(level, &mut sum, &up);
+                        scale(level, &mut sum, 0.3);
+                        add_scaled(level, &mut sum, &up, 0.7);
+                        [gate, alone, sum, capped, exp_of(level, &x), widened].map(|v| bits(&v))
                     };
                     let expected = run(Level::Portable);
                     for level in Level::available() {
@@ -321,11 +439,44 @@ mod tests {
     }
 
     #[test]
+    fn one_value_that_is_not_finite_is_found() {
+        for level in Level::available() {
+            for n in [0, 1, 16, 100] {
+                let mut x = vec![f32::MAX; n];
+                assert!(all_finite(level, &x));
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    for at in 0..n {
+                        x[at] = bad;
+                        assert!(!all_finite(level, &x));
+                        x[at] = -0.0;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_of_the_greatest_is_found() {
+        let mut random = Random(12);
+        for level in Level::available() {
+            assert_eq!(greatest(level, &[]), None);
+            assert_eq!(greatest(level, &[f32::NAN, 1.0]), None);
+            assert_eq!(greatest(level, &[f32::NEG_INFINITY; 70]), Some(0));
+            for n in [1, 63, 64, 65, 1000] {
+                // Few distinct values, so that there are equals.
+                let x: Vec<f32> = random.floats(n).iter().map(|v| (v * 4.0).round()).collect();
+                let most = x.iter().copied().fold(f32::MIN, f32::max);
+                assert_eq!(greatest(level, &x), x.iter().position(|v| *v == most));
+            }
+        }
+    }
+
+    #[test]
     fn half_precision_rounds_to_even() {
         let mut out = [0; 4];
         to_f16(Level::detect(), &[1.0, 2049.0, 2051.0, 70000.0], &mut out);
         let mut back = [0.0; 4];
-        from_f16(&out, &mut back);
+        from_f16(Level::detect(), &out, &mut back);
         assert_eq!(back, [1.0, 2048.0, 2052.0, f32::INFINITY]);
     }
 }

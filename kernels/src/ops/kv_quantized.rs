@@ -35,6 +35,7 @@ impl KvBlocks {
     }
 
     /// Where the scales of a page of keys are, for the group that value `i` is in.
+    #[inline]
     pub(super) const fn group(self, page: usize, i: usize, length: usize) -> usize {
         page * PAGE * self.row_bytes(length) + i / BLOCK * PAGE * (2 + self.bytes())
     }

@@ -10,10 +10,14 @@ use crate::Level;
 /// If the lengths differ or are 0.
 pub fn rms_norm(level: Level, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     assert!(!x.is_empty() && x.len() == weight.len() && x.len() == out.len(), "a norm keeps the length");
-    let scale = rms_scale(level, x, epsilon);
-    for ((o, x), w) in out.iter_mut().zip(x).zip(weight) {
-        *o = x * scale * w;
+    #[inline(always)]
+    fn body<S: Simd>(s: S, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+        let scale = scale_of(sum_of_squares(s, x), x.len(), epsilon);
+        for ((o, x), w) in out.iter_mut().zip(x).zip(weight) {
+            *o = x * scale * w;
+        }
     }
+    on_level!(level, body(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]));
 }
 
 /// [`rms_norm`] in place.
@@ -22,67 +26,104 @@ pub fn rms_norm(level: Level, x: &[f32], weight: &[f32], epsilon: f32, out: &mut
 /// If the lengths differ or are 0.
 pub fn rms_norm_in_place(level: Level, x: &mut [f32], weight: &[f32], epsilon: f32) {
     assert!(!x.is_empty() && x.len() == weight.len(), "a norm keeps the length");
-    let scale = rms_scale(level, x, epsilon);
-    for (x, w) in x.iter_mut().zip(weight) {
-        *x = *x * scale * w;
+    #[inline(always)]
+    fn body<S: Simd>(s: S, x: &mut [f32], weight: &[f32], epsilon: f32) {
+        let scale = scale_of(sum_of_squares(s, x), x.len(), epsilon);
+        for (x, w) in x.iter_mut().zip(weight) {
+            *x = *x * scale * w;
+        }
     }
+    on_level!(level, body(x: &mut [f32], weight: &[f32], epsilon: f32));
 }
 
 /// `1 / sqrt(mean(x^2) + epsilon)`: what a norm multiplies with before its weight.
 pub fn rms_scale(level: Level, x: &[f32], epsilon: f32) -> f32 {
-    let squares = sum_of_squares(level, x);
-    1.0 / (squares / x.len() as f32 + epsilon).sqrt()
+    #[inline(always)]
+    fn body<S: Simd>(s: S, x: &[f32]) -> f32 {
+        sum_of_squares(s, x)
+    }
+    scale_of(on_level!(level, body(x: &[f32]) -> f32), x.len(), epsilon)
 }
 
-/// `x[i] = (x[i] - mean(x)) / sqrt(var(x) + epsilon) * weight[i] + bias[i]`.
+#[inline(always)]
+fn scale_of(squares: f32, len: usize, epsilon: f32) -> f32 {
+    1.0 / (squares / len as f32 + epsilon).sqrt()
+}
+
+/// `out[i] = (x[i] - mean(x)) / sqrt(var(x) + epsilon) * weight[i] + bias[i]`.
+///
+/// # Panics
+/// If the lengths differ or are 0.
+pub fn layer_norm(
+    level: Level,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    epsilon: f32,
+    out: &mut [f32],
+) {
+    assert_eq!(x.len(), out.len(), "a norm keeps the length");
+    out.copy_from_slice(x);
+    layer_norm_in_place(level, out, weight, bias, epsilon);
+}
+
+/// [`layer_norm`] in place.
 ///
 /// # Panics
 /// If the lengths differ or are 0.
 pub fn layer_norm_in_place(level: Level, x: &mut [f32], weight: &[f32], bias: Option<&[f32]>, epsilon: f32) {
     assert!(!x.is_empty() && x.len() == weight.len(), "a norm keeps the length");
-    let mean = sum(level, x) / x.len() as f32;
-    x.iter_mut().for_each(|v| *v -= mean);
-    let scale = rms_scale(level, x, epsilon);
-    x.iter_mut().zip(weight).for_each(|(v, w)| *v = *v * scale * w);
-    if let Some(bias) = bias {
-        assert_eq!(x.len(), bias.len(), "a norm keeps the length");
-        x.iter_mut().zip(bias).for_each(|(v, b)| *v += b);
+    assert!(bias.is_none_or(|bias| x.len() == bias.len()), "a norm keeps the length");
+    #[inline(always)]
+    fn body<S: Simd>(s: S, x: &mut [f32], weight: &[f32], bias: Option<&[f32]>, epsilon: f32) {
+        let mean = sum(s, x) / x.len() as f32;
+        x.iter_mut().for_each(|v| *v -= mean);
+        let scale = scale_of(sum_of_squares(s, x), x.len(), epsilon);
+        x.iter_mut().zip(weight).for_each(|(v, w)| *v = *v * scale * w);
+        if let Some(bias) = bias {
+            x.iter_mut().zip(bias).for_each(|(v, b)| *v += b);
+        }
     }
+    on_level!(level, body(x: &mut [f32], weight: &[f32], bias: Option<&[f32]>, epsilon: f32));
 }
 
-fn sum_of_squares(level: Level, x: &[f32]) -> f32 {
-    #[inline(always)]
-    fn body<S: Simd>(s: S, x: &[f32]) -> f32 {
-        let (chunks, rest) = x.as_chunks::<LANES>();
-        let mut sum = s.splat(0.0);
-        for chunk in chunks {
-            let v = s.load(chunk);
-            sum = s.fma(v, v, sum);
-        }
-        if !rest.is_empty() {
-            let mut last = [0.0; LANES];
-            last[..rest.len()].copy_from_slice(rest);
-            let v = s.load(&last);
-            sum = s.fma(v, v, sum);
-        }
-        s.sum(sum)
-    }
-    on_level!(level, body(x: &[f32]) -> f32)
-}
+/// Sums that run side by side: one alone would wait for each addition before the next.
+const SUMS: usize = 4;
 
-fn sum(level: Level, x: &[f32]) -> f32 {
-    #[inline(always)]
-    fn body<S: Simd>(s: S, x: &[f32]) -> f32 {
-        let (chunks, rest) = x.as_chunks::<LANES>();
+/// Vector i of `$x` goes to sum `i % 4` by `$add`, the last vector is filled with zeros; then the first half of
+/// the sums is added to the second, and what is left to each other.
+macro_rules! sums {
+    ($s:ident, $x:ident, $sum:ident, $v:ident => $add:expr) => {{
+        let mut sums = [$s.splat(0.0); SUMS];
+        let (vectors, rest) = $x.as_chunks::<LANES>();
+        let (fours, ones) = vectors.as_chunks::<SUMS>();
+        for four in fours {
+            for ($sum, v) in sums.iter_mut().zip(four) {
+                let $v = $s.load(v);
+                *$sum = $add;
+            }
+        }
+        for ($sum, v) in sums.iter_mut().zip(ones) {
+            let $v = $s.load(v);
+            *$sum = $add;
+        }
         let mut last = [0.0; LANES];
         last[..rest.len()].copy_from_slice(rest);
-        let mut sum = s.load(&last);
-        for chunk in chunks {
-            sum = s.add(sum, s.load(chunk));
-        }
-        s.sum(sum)
-    }
-    on_level!(level, body(x: &[f32]) -> f32)
+        let ($v, $sum) = ($s.load(&last), &mut sums[ones.len()]);
+        *$sum = $add;
+        let [a, b, c, d] = sums;
+        $s.sum($s.add($s.add(a, c), $s.add(b, d)))
+    }};
+}
+
+#[inline(always)]
+fn sum_of_squares<S: Simd>(s: S, x: &[f32]) -> f32 {
+    sums!(s, x, sum, v => s.fma(v, v, *sum))
+}
+
+#[inline(always)]
+fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
+    sums!(s, x, sum, v => s.add(*sum, v))
 }
 
 #[cfg(test)]

@@ -14,22 +14,19 @@ pub fn dequantize_row(level: Level, weight: &Weight<'_>, row: usize, out: &mut [
     assert_eq!(out.len(), weight.cols(), "a row has {} values", weight.cols());
     let bytes = weight.row(row);
     let ty = weight.tensor_type();
+    macro_rules! floats {
+        ($bytes:ident => $value:expr) => {{
+            #[inline(always)]
+            fn body<S: Simd>(_: S, bytes: &[u8], out: &mut [f32]) {
+                out.iter_mut().zip(bytes.as_chunks().0).for_each(|(o, $bytes)| *o = $value);
+            }
+            on_level!(level, body(bytes: &[u8], out: &mut [f32]))
+        }};
+    }
     match ty {
-        TensorType::F32 => {
-            for (o, b) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *o = f32::from_le_bytes(*b);
-            }
-        }
-        TensorType::F16 => {
-            for (o, b) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *o = f16_to_f32(u16::from_le_bytes(*b));
-            }
-        }
-        TensorType::BF16 => {
-            for (o, b) in out.iter_mut().zip(bytes.as_chunks().0) {
-                *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-            }
-        }
+        TensorType::F32 => floats!(b => f32::from_le_bytes(*b)),
+        TensorType::F16 => floats!(b => f16_to_f32(u16::from_le_bytes(*b))),
+        TensorType::BF16 => floats!(b => f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)),
         _ => with_format!(
             ty,
             F => {

@@ -7,6 +7,10 @@
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
 
+/// 1.5 * 2^23: what is added and taken off again is rounded to an integer, ties to even; in between, the low
+/// bits are the integer in two's complement.
+pub(super) const ROUND: f32 = 12_582_912.0;
+
 /// The operations on sixteen lanes.
 pub(super) trait Simd: Copy {
     /// Sixteen float32.
@@ -45,6 +49,18 @@ pub(super) trait Simd: Copy {
     fn abs(self, a: Self::F) -> Self::F;
     /// 2 to the power of an integral `n` in -126 to 127; anything for another.
     fn pow2(self, n: Self::F) -> Self::F;
+    /// `p * 2^n`, rounded once, for a `p` of 0.5 to 2 and an integral `n` in -151 to 129.
+    #[inline(always)]
+    fn mul_pow2(self, p: Self::F, n: Self::F) -> Self::F {
+        // In two factors that are no denormals; the first product is exact.
+        let round = self.splat(ROUND);
+        let half = self.sub(self.fma(n, self.splat(0.5), round), round);
+        self.mul(self.mul(p, self.pow2(half)), self.pow2(self.sub(n, half)))
+    }
+    /// Rounds values of -127 to 127 to the nearest integer, ties to even; returns the sum of them.
+    fn store_i8(self, v: Self::F, to: &mut [i8; 16]) -> i16;
+    /// The greatest magnitude of all lanes of both, as bits: where one is a NaN, those of a NaN.
+    fn greatest_bits(self, a: Self::F, b: Self::F) -> u32;
     /// Halves are added: lane i and i + 8, i + 4, i + 2, i + 1.
     fn sum(self, v: Self::F) -> f32;
     /// The greatest, by [`Simd::max`] in the order of [`Simd::sum`].
@@ -162,6 +178,16 @@ impl Simd for Portable {
     #[inline(always)]
     fn pow2(self, n: [f32; 16]) -> [f32; 16] {
         n.map(|n| f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23))
+    }
+    #[inline(always)]
+    fn store_i8(self, v: [f32; 16], to: &mut [i8; 16]) -> i16 {
+        *to = v.map(|v| (v + ROUND).to_bits() as i8);
+        to.iter().map(|q| i16::from(*q)).sum()
+    }
+    #[inline(always)]
+    fn greatest_bits(self, a: [f32; 16], b: [f32; 16]) -> u32 {
+        let magnitude = |v: &f32| v.to_bits() & 0x7fff_ffff;
+        a.iter().chain(&b).map(magnitude).fold(0, u32::max)
     }
     #[inline(always)]
     fn sum(self, v: [f32; 16]) -> f32 {

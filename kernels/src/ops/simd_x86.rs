@@ -67,6 +67,16 @@ macro_rules! tree8 {
     }};
 }
 
+/// The sum of sixteen int8.
+macro_rules! sum_i8 {
+    ($bytes:expr) => {{
+        // Sums of absolute differences are of unsigned bytes: 128 more each.
+        let unsigned = _mm_xor_si128($bytes, _mm_set1_epi8(-128));
+        let sums = _mm_sad_epu8(unsigned, _mm_setzero_si128());
+        (_mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums))) - 16 * 128) as i16
+    }};
+}
+
 impl Simd for Avx2 {
     type F = [__m256; 2];
     const WIDE_TILE: bool = false;
@@ -175,6 +185,28 @@ impl Simd for Avx2 {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
         }))
+    }
+    #[inline(always)]
+    fn store_i8(self, v: Self::F, to: &mut [i8; 16]) -> i16 {
+        proven!({
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+            sum_i8!(bytes)
+        })
+    }
+    #[inline(always)]
+    fn greatest_bits(self, a: Self::F, b: Self::F) -> u32 {
+        proven!({
+            let [a, b] = [self.abs(a), self.abs(b)];
+            let a = _mm256_max_epu32(_mm256_castps_si256(a[0]), _mm256_castps_si256(a[1]));
+            let b = _mm256_max_epu32(_mm256_castps_si256(b[0]), _mm256_castps_si256(b[1]));
+            let v = _mm256_max_epu32(a, b);
+            let v = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            let v = _mm_max_epu32(v, _mm_unpackhi_epi64(v, v));
+            _mm_cvtsi128_si32(_mm_max_epu32(v, _mm_shuffle_epi32::<1>(v))) as u32
+        })
     }
     #[inline(always)]
     fn sum(self, v: Self::F) -> f32 {
@@ -291,6 +323,29 @@ impl Simd for Avx512 {
         proven!({
             let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
+        })
+    }
+    #[inline(always)]
+    fn mul_pow2(self, p: __m512, n: __m512) -> __m512 {
+        proven!(_mm512_scalef_ps(p, n))
+    }
+    #[inline(always)]
+    fn store_i8(self, v: __m512, to: &mut [i8; 16]) -> i16 {
+        proven!({
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+            sum_i8!(bytes)
+        })
+    }
+    #[inline(always)]
+    fn greatest_bits(self, a: __m512, b: __m512) -> u32 {
+        proven!({
+            let [a, b] = [_mm512_castps_si512(_mm512_abs_ps(a)), _mm512_castps_si512(_mm512_abs_ps(b))];
+            let v = _mm512_max_epu32(a, b);
+            let v = _mm256_max_epu32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
+            let v = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            let v = _mm_max_epu32(v, _mm_unpackhi_epi64(v, v));
+            _mm_cvtsi128_si32(_mm_max_epu32(v, _mm_shuffle_epi32::<1>(v))) as u32
         })
     }
     #[inline(always)]

@@ -1,5 +1,3 @@
-//! Regions: what threads, tiles and the clock change (nothing), and what is refused.
-
 use super::*;
 
 /// Adds `plus` to the sum of a column of another plane.
@@ -76,12 +74,14 @@ fn a_timed_region_computes_the_same() {
             Sum { from: a, to: b, columns: 5, width: 3, tile: (1, 1), plus: 1.0 },
             Sum { from: b, to: a, columns: 5, width: 7, tile: (1, 1), plus: 1.0 },
         ];
+        let team = Team::new(threads, || 0).unwrap();
         let started = Instant::now();
-        let times = Team::new(threads, || 0).unwrap().run_timed(&mut planes, &steps);
+        let times = team.run_timed(&mut planes, &steps);
         assert_eq!(planes.f32(a)[..2], [7.0, 8.0]);
         assert_eq!(times.len(), 2);
         assert!(times.iter().all(|t| *t > Duration::ZERO));
         assert!(times.iter().sum::<Duration>() <= started.elapsed());
+        assert!(team.run_timed::<Sum>(&mut planes, &[]).is_empty());
     }
 }
 

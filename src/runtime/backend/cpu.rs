@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mdl_kernels::Level;
-use mdl_kernels::ops::elementwise::{from_f16, to_f16};
+use mdl_kernels::ops::elementwise::{all_finite, from_f16, to_f16};
 use mdl_kernels::ops::matmul::Packed;
 use mdl_kernels::ops::rope::rope;
 use mdl_kernels::region::{Kind, PlaneId, Planes, Team};
 
-use super::cpu_step::{CpuOp, Scratch, angles, norm_in_place, rope_kind};
+use super::cpu_step::{CpuOp, Scratch, angles, normalize, rope_kind};
 use super::{Backend, Column, Observer, State, observe};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::runtime::kv::{KvLayout, KvType, PAGE, PageId, Shift, slot};
@@ -170,7 +170,7 @@ struct CpuState {
     planes: Planes,
     /// The cache, a plane for each block.
     kv: Vec<PlaneId>,
-    /// Cosines and sines of each rotation: `[columns, pairs, 2]`.
+    /// Cosines and sines of each rotation: `[columns, 2, pairs]`.
     angles: Vec<Vec<f32>>,
     /// Outputs of the last step.
     outputs: usize,
@@ -300,7 +300,7 @@ impl CpuState {
         let result = shared.program.logits.unwrap_or(hidden_buffer(&shared.program));
         let width = shared.program.buffers[result.0].width;
         let values = &self.planes.f32(PlaneId(result.0))[..outputs.len() * width];
-        if values.iter().any(|v| !v.is_finite()) {
+        if !all_finite(shared.level, values) {
             return Err(self.diagnose(columns, tables, outputs));
         }
         self.outputs = outputs.len();
@@ -391,9 +391,10 @@ impl State for CpuState {
         let program = &shared.program;
         let buffer = hidden_buffer(program);
         let width = program.buffers[buffer.0].width;
-        let mut out = self.planes.f32(PlaneId(buffer.0))[i * width..(i + 1) * width].to_vec();
+        let x = &self.planes.f32(PlaneId(buffer.0))[i * width..(i + 1) * width];
+        let mut out = x.to_vec();
         if let Hidden::Norm { norm, .. } = &program.hidden {
-            norm_in_place(shared.level, program, norm, &mut out);
+            normalize(shared.level, program, norm, x, &mut out);
         }
         out
     }
@@ -432,7 +433,7 @@ impl State for CpuState {
         let tables: Vec<Vec<f32>> = tables.collect();
         let turn = |block: usize, key: &mut [f32]| {
             if let (Some(kind), Some(table)) = (kind, tables.get(usize::from(spec.is_local(block)))) {
-                rope(kind, key, table);
+                rope(shared.level, kind, key, table);
             }
         };
         // Positions only move down, so in order nothing is overwritten that is still to be read.
@@ -478,7 +479,7 @@ impl State for CpuState {
                     }
                     layout.get_key(column, *a, &mut narrow);
                     if *turned {
-                        from_f16(&narrow, &mut wide);
+                        from_f16(shared.level, &narrow, &mut wide);
                         turn(block, &mut wide);
                         to_f16(shared.level, &wide, &mut narrow);
                     }

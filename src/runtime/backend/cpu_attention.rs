@@ -48,7 +48,7 @@ impl CpuOp<'_> {
         }
         if let (Some(kind), Some(rotation)) = (rope_kind(self.program.spec.rope.kind), prepare.rotation) {
             let size = 2 * self.program.rotations[rotation].pairs();
-            rope(kind, head, &self.angles[rotation][column * size..(column + 1) * size]);
+            rope(self.level, kind, head, &self.angles[rotation][column * size..(column + 1) * size]);
         }
     }
 
@@ -174,7 +174,7 @@ impl CpuOp<'_> {
                 let query = &mut scratch.queries[at..];
                 self.prepare(query, (kv_head * group + i, all), op.prepare, c);
                 if temperature != 1.0 {
-                    scale(query, temperature);
+                    scale(self.level, query, temperature);
                 }
                 scratch.positions.push(range.clone());
             }

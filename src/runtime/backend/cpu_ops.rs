@@ -2,14 +2,14 @@
 //! files of their own.
 
 use mdl_kernels::ops::activation::BLOCK;
-use mdl_kernels::ops::elementwise::{self, activate, add, gated, scale, soft_cap};
+use mdl_kernels::ops::elementwise::{self, activate, add, add_scaled, gated, scale, soft_cap};
 use mdl_kernels::ops::matmul::{Activations, Columns, Product, Store, matmul};
 use mdl_kernels::ops::row::dequantize_row;
 use mdl_kernels::region::{Grid, Operation, PlaneId, Reader, Tile};
 
 use super::cpu_attention::{Attend, Prepare};
 use super::cpu_experts::{Chosen, mix, route};
-use super::cpu_step::{CpuOp, PANEL_ROWS, Scratch, attention_columns, norm_in_place, plane};
+use super::cpu_step::{CpuOp, PANEL_ROWS, Scratch, attention_columns, normalize, plane};
 use crate::families::spec::Activation;
 use crate::runtime::program::{BufferId, Element, MatrixId, Op, VectorId};
 
@@ -54,7 +54,7 @@ impl CpuOp<'_> {
                 matmul(self.level, &product, &mut part, &mut scratch.panel);
                 if let Some(bias) = bias {
                     for c in 0..columns.len() {
-                        add(part.column(c), &self.vector(*bias)[rows.clone()]);
+                        add(self.level, part.column(c), &self.vector(*bias)[rows.clone()]);
                     }
                 }
             }
@@ -142,7 +142,7 @@ impl Operation for CpuOp<'_> {
                 let weight = self.program.matrices[table.0].weight();
                 dequantize_row(self.level, &weight, token, tile.f32(0));
                 if *factor != 1.0 {
-                    scale(tile.f32(0), *factor);
+                    scale(self.level, tile.f32(0), *factor);
                 }
             }
             Op::AddPosition { table, .. } => {
@@ -151,13 +151,13 @@ impl Operation for CpuOp<'_> {
                 let position = self.columns[c].position.min(weight.rows() - 1);
                 scratch.floats.resize(weight.cols(), 0.0);
                 dequantize_row(self.level, &weight, position, &mut scratch.floats);
-                add(tile.f32(0), &scratch.floats);
+                add(self.level, tile.f32(0), &scratch.floats);
             }
             Op::Norm { input, norm, out } => {
-                scratch.floats.clear();
-                scratch.floats.extend_from_slice(self.column(planes, *input, c));
-                norm_in_place(self.level, self.program, norm, &mut scratch.floats);
-                self.put(*out, tile, 0, &scratch.floats);
+                let x = self.column(planes, *input, c);
+                self.put_with(*out, tile, 0, x.len(), &mut scratch.floats, |y| {
+                    normalize(self.level, self.program, norm, x, y);
+                });
             }
             Op::Quantize { input, out } => self.put(*out, tile, 0, self.column(planes, *input, c)),
             Op::MatMul { input, weights, bias, at, add, .. } => {
@@ -165,7 +165,7 @@ impl Operation for CpuOp<'_> {
             }
             Op::Bias { bias, at, .. } => {
                 let bias = self.vector(*bias);
-                add(&mut tile.f32(0)[*at..*at + bias.len()], bias);
+                add(self.level, &mut tile.f32(0)[*at..*at + bias.len()], bias);
             }
             Op::StoreKv { qkv, norm, rotation, .. } => {
                 self.store_kv(planes, tile, scratch, *qkv, Prepare { norm: *norm, rotation: *rotation });
@@ -201,27 +201,24 @@ impl Operation for CpuOp<'_> {
                 let rows = tile.rows.start * unit..tile.rows.end * unit;
                 let (gate, up) = self.column(planes, *input, c).split_at(self.program.buffers[out.0].width);
                 let activation = activation(self.program.spec.feed_forward.activation);
-                scratch.floats.clear();
-                scratch.floats.extend_from_slice(&gate[rows.clone()]);
-                match has_gate {
-                    true => gated(self.level, activation, &mut scratch.floats, &up[rows]),
-                    false => activate(self.level, activation, &mut scratch.floats),
-                }
-                self.put(*out, tile, 0, &scratch.floats);
+                let gate = &gate[rows.clone()];
+                self.put_with(*out, tile, 0, gate.len(), &mut scratch.floats, |y| match has_gate {
+                    true => gated(self.level, activation, gate, &up[rows], y),
+                    false => activate(self.level, activation, gate, y),
+                });
             }
             Op::Add { input, scale: factor, .. } => {
                 let y = self.column(planes, *input, c);
-                if *factor == 1.0 {
-                    add(tile.f32(0), y);
-                } else {
-                    tile.f32(0).iter_mut().zip(y).for_each(|(x, y)| *x += factor * y);
+                match *factor {
+                    1.0 => add(self.level, tile.f32(0), y),
+                    factor => add_scaled(self.level, tile.f32(0), y, factor),
                 }
             }
             Op::Select { input, .. } => {
                 tile.f32(0).copy_from_slice(self.column(planes, *input, self.outputs[c]));
             }
             Op::ScaleLogits { scale: factor, cap, .. } => {
-                scale(tile.f32(0), *factor);
+                scale(self.level, tile.f32(0), *factor);
                 if let Some(cap) = cap {
                     soft_cap(self.level, tile.f32(0), *cap);
                 }

@@ -4,7 +4,7 @@ use mdl_kernels::Level;
 use mdl_kernels::ops::activation::{ActivationBlock, BLOCK, quantize_activations};
 use mdl_kernels::ops::attention;
 use mdl_kernels::ops::matmul::{Packed, Panel};
-use mdl_kernels::ops::norm::{layer_norm_in_place, rms_norm_in_place};
+use mdl_kernels::ops::norm::{layer_norm, rms_norm};
 use mdl_kernels::ops::rope::{self, Frequencies};
 use mdl_kernels::region::{Grid, PlaneId, Reader, Tile};
 
@@ -58,7 +58,7 @@ pub(super) struct CpuOp<'a> {
     /// The pages of each sequence.
     pub tables: &'a [&'a [PageId]],
     pub outputs: &'a [usize],
-    /// Cosines and sines of each rotation: `[columns, pairs, 2]`.
+    /// Cosines and sines of each rotation: `[columns, 2, pairs]`.
     pub angles: &'a [Vec<f32>],
     pub layout: KvLayout,
     pub kv: &'a [PlaneId],
@@ -86,14 +86,14 @@ pub(super) fn angles(frequencies: &Frequencies, columns: &[Column], angles: &mut
     }
 }
 
-/// The norm that `program` puts at `norm`, in place.
-pub(super) fn norm_in_place(level: Level, program: &Program, norm: &Norm, x: &mut [f32]) {
+/// Writes the norm of `x` that `program` puts at `norm` to `out`.
+pub(super) fn normalize(level: Level, program: &Program, norm: &Norm, x: &[f32], out: &mut [f32]) {
     let (weight, epsilon) = (&program.vectors[norm.weight.0], program.spec.norm.epsilon);
     match program.spec.norm.kind {
-        NormKind::Rms => rms_norm_in_place(level, x, weight, epsilon),
+        NormKind::Rms => rms_norm(level, x, weight, epsilon, out),
         NormKind::Layer => {
             let bias = norm.bias.map(|id| &*program.vectors[id.0]);
-            layer_norm_in_place(level, x, weight, bias, epsilon);
+            layer_norm(level, x, weight, bias, epsilon, out);
         }
     }
 }
@@ -121,6 +121,27 @@ impl CpuOp<'_> {
         match self.program.buffers[out.0].element {
             Element::F32 => tile.f32(c).copy_from_slice(values),
             Element::Blocks => quantize_activations(self.level, values, tile.blocks(c)),
+        }
+    }
+
+    /// Puts what `compute` writes, `len` floats, into a column of a tile: in place, or by way of `scratch` and
+    /// quantized if the buffer is of blocks.
+    pub(super) fn put_with(
+        &self,
+        out: BufferId,
+        tile: &mut Tile<'_>,
+        c: usize,
+        len: usize,
+        scratch: &mut Vec<f32>,
+        compute: impl FnOnce(&mut [f32]),
+    ) {
+        match self.program.buffers[out.0].element {
+            Element::F32 => compute(tile.f32(c)),
+            Element::Blocks => {
+                scratch.resize(len, 0.0);
+                compute(scratch);
+                quantize_activations(self.level, scratch, tile.blocks(c));
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Stored keys and values of one head, and how they become float32.
 
+use std::ops::Range;
+
 use super::product::WIDTH;
 use super::{BLOCK, Head, PAGE};
 use crate::ops::kv_quantized::KvBlocks;
@@ -16,6 +18,7 @@ pub enum Cached<'a> {
     Blocks(KvBlocks, &'a [u8]),
 }
 
+#[inline(always)]
 fn array<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
     match bytes[at..].first_chunk() {
         Some(chunk) => chunk,
@@ -29,6 +32,8 @@ fn lanes(row: &mut [f32; WIDTH], n: usize) -> &mut [f32; LANES] {
     &mut row.as_chunks_mut::<LANES>().0[n]
 }
 
+// Loops are over indices: the iterators of the standard library are not always inlined into functions
+// with a target feature.
 impl Cached<'_> {
     /// Slots there are for rows of `length` values.
     pub(super) fn slots(&self, length: usize) -> usize {
@@ -50,34 +55,38 @@ impl Cached<'_> {
         let (start, rows) = (page * PAGE * length, &mut panel[..length]);
         match self {
             Cached::F16(v) => {
-                let keys = v[start..start + PAGE * length].as_chunks::<LANES>().0;
-                for (row, keys) in rows.iter_mut().zip(keys) {
-                    s.store(s.load_f16(bytemuck::cast_ref(keys)), lanes(row, n));
+                let keys = &v[start..start + PAGE * length].as_chunks::<LANES>().0[..length];
+                for i in 0..length {
+                    s.store(s.load_f16(bytemuck::cast_ref(&keys[i])), lanes(&mut rows[i], n));
                 }
             }
             Cached::F32(v) => {
-                let keys = v[start..start + PAGE * length].as_chunks::<LANES>().0;
-                for (row, keys) in rows.iter_mut().zip(keys) {
-                    *lanes(row, n) = *keys;
+                let keys = &v[start..start + PAGE * length].as_chunks::<LANES>().0[..length];
+                for i in 0..length {
+                    *lanes(&mut rows[i], n) = keys[i];
                 }
             }
             Cached::Blocks(blocks, v) => {
-                for (group, rows) in rows.chunks_exact_mut(32).enumerate() {
+                let size = PAGE * blocks.bytes();
+                let eight = s.splat(8.0);
+                for group in 0..length / 32 {
                     let at = blocks.group(page, group * 32, length);
                     let scales = s.load_f16(array(v, at));
-                    let bytes = v[at + 2 * PAGE..][..PAGE * blocks.bytes()].as_chunks::<PAGE>().0;
+                    let bytes = v[at + 2 * PAGE..][..size].as_chunks::<PAGE>().0;
+                    let rows = &mut rows[group * 32..(group + 1) * 32];
                     match blocks {
                         KvBlocks::Q8_0 => {
-                            for (row, bytes) in rows.iter_mut().zip(bytes) {
-                                s.store(s.mul(scales, s.load_i8(bytes)), lanes(row, n));
+                            let bytes = &bytes[..32];
+                            for i in 0..32 {
+                                s.store(s.mul(scales, s.load_i8(&bytes[i])), lanes(&mut rows[i], n));
                             }
                         }
                         KvBlocks::Q4_0 => {
-                            let (first, second) = rows.split_at_mut(16);
-                            let eight = s.splat(8.0);
-                            for ((a, b), bytes) in first.iter_mut().zip(second).zip(bytes) {
-                                s.store(s.mul(scales, s.sub(s.load_low(bytes), eight)), lanes(a, n));
-                                s.store(s.mul(scales, s.sub(s.load_high(bytes), eight)), lanes(b, n));
+                            let bytes = &bytes[..16];
+                            for i in 0..16 {
+                                let (a, b) = (s.load_low(&bytes[i]), s.load_high(&bytes[i]));
+                                s.store(s.mul(scales, s.sub(a, eight)), lanes(&mut rows[i], n));
+                                s.store(s.mul(scales, s.sub(b, eight)), lanes(&mut rows[i + 16], n));
                             }
                         }
                     }
@@ -86,46 +95,79 @@ impl Cached<'_> {
         }
     }
 
-    /// Widens the value in `slot` to row `p` of a panel for each 64 values, which are `BLOCK` rows apart.
+    /// Widens the values in `slots` to rows `first..` of panels, one for each 64 values, `BLOCK` rows apart.
     #[inline(always)]
-    fn value<S: Simd>(&self, s: S, slot: usize, length: usize, p: usize, panel: &mut [[f32; WIDTH]]) {
-        let panels = panel.chunks_exact_mut(BLOCK);
+    fn values<S: Simd>(
+        &self,
+        s: S,
+        slots: Range<usize>,
+        length: usize,
+        first: usize,
+        panel: &mut [[f32; WIDTH]],
+    ) {
+        let count = slots.len();
+        /// `$load` of what is at each vector's place among the rows, to its place in the panels.
+        macro_rules! whole_vectors {
+            ($at:ident => $load:expr) => {
+                for (i, start) in (0..length / LANES * LANES).step_by(WIDTH).enumerate() {
+                    let panel = &mut panel[i * BLOCK + first..][..count];
+                    let vectors = (length - start).min(WIDTH) / LANES;
+                    for r in 0..count {
+                        for n in 0..vectors {
+                            let $at = r * length + start + n * LANES;
+                            s.store($load, lanes(&mut panel[r], n));
+                        }
+                    }
+                }
+            };
+        }
+        let whole = length / LANES * LANES;
         match self {
             Cached::F16(v) => {
-                let row = &v[slot * length..(slot + 1) * length];
-                for (panel, row) in panels.zip(row.chunks(WIDTH)) {
-                    let (whole, rest) = row.as_chunks::<LANES>();
-                    for (n, values) in whole.iter().enumerate() {
-                        s.store(s.load_f16(bytemuck::cast_ref(values)), lanes(&mut panel[p], n));
-                    }
-                    for (to, v) in panel[p][whole.len() * LANES..].iter_mut().zip(rest) {
-                        *to = f16_to_f32(*v);
+                let rows = &v[slots.start * length..slots.end * length];
+                whole_vectors!(at => {
+                    let Some(values) = rows[at..].first_chunk::<LANES>() else { return };
+                    s.load_f16(bytemuck::cast_ref(values))
+                });
+                for r in 0..count {
+                    for i in whole..length {
+                        panel[i / WIDTH * BLOCK + first + r][i % WIDTH] = f16_to_f32(rows[r * length + i]);
                     }
                 }
             }
             Cached::F32(v) => {
-                let row = &v[slot * length..(slot + 1) * length];
-                for (panel, row) in panels.zip(row.chunks(WIDTH)) {
-                    panel[p][..row.len()].copy_from_slice(row);
+                let rows = &v[slots.start * length..slots.end * length];
+                whole_vectors!(at => {
+                    let Some(values) = rows[at..].first_chunk::<LANES>() else { return };
+                    s.load(values)
+                });
+                for r in 0..count {
+                    for i in whole..length {
+                        panel[i / WIDTH * BLOCK + first + r][i % WIDTH] = rows[r * length + i];
+                    }
                 }
             }
             Cached::Blocks(blocks, v) => {
                 let size = 2 + blocks.bytes();
-                let row = &v[slot * blocks.row_bytes(length)..(slot + 1) * blocks.row_bytes(length)];
-                for (panel, pair) in panels.zip(row.chunks(2 * size)) {
-                    for (i, block) in pair.chunks_exact(size).enumerate() {
+                let row = length / 32 * size;
+                let rows = &v[slots.start * row..slots.end * row];
+                let eight = s.splat(8.0);
+                for r in 0..count {
+                    for i in 0..length / 32 {
+                        let block = &rows[r * row + i * size..][..size];
                         let scale = s.splat(f16_to_f32(u16::from_le_bytes([block[0], block[1]])));
                         let (a, b) = match blocks {
                             KvBlocks::Q8_0 => {
                                 (s.load_i8(array(block, 2)), s.load_i8(array(block, 2 + LANES)))
                             }
                             KvBlocks::Q4_0 => {
-                                let (bytes, eight) = (array(block, 2), s.splat(8.0));
+                                let bytes = array(block, 2);
                                 (s.sub(s.load_low(bytes), eight), s.sub(s.load_high(bytes), eight))
                             }
                         };
-                        s.store(s.mul(scale, a), lanes(&mut panel[p], 2 * i));
-                        s.store(s.mul(scale, b), lanes(&mut panel[p], 2 * i + 1));
+                        let to = &mut panel[i / 2 * BLOCK + first + r];
+                        s.store(s.mul(scale, a), lanes(to, i % 2 * 2));
+                        s.store(s.mul(scale, b), lanes(to, i % 2 * 2 + 1));
                     }
                 }
             }
@@ -141,10 +183,15 @@ impl Head<'_> {
         self.keys.keys(s, self.pages[page].index(), self.key_length, n, panel);
     }
 
-    /// Widens the value at `position` to its row of the panels of a block.
+    /// Widens the values at `positions`, of one block, to their rows of the panels of the block.
     #[inline(always)]
-    pub(super) fn widen_value<S: Simd>(&self, s: S, position: usize, panel: &mut [[f32; WIDTH]]) {
-        let slot = super::slot(self.pages, position);
-        self.values.value(s, slot, self.value_length, position % BLOCK, panel);
+    pub(super) fn widen_values<S: Simd>(&self, s: S, positions: Range<usize>, panel: &mut [[f32; WIDTH]]) {
+        let mut start = positions.start;
+        while start < positions.end {
+            let end = positions.end.min((start / PAGE + 1) * PAGE);
+            let slot = self.pages[start / PAGE].index() * PAGE + start % PAGE;
+            self.values.values(s, slot..slot + end - start, self.value_length, start % BLOCK, panel);
+            start = end;
+        }
     }
 }

@@ -186,9 +186,7 @@ fn attend<S: Simd>(s: S, tile: &mut Tile, head: &Head<'_>, chunk: usize) {
     for block in 0..CHUNK / BLOCK {
         let seen = union(&tile.seen, block);
         let position = chunk * CHUNK + block * BLOCK;
-        for p in seen {
-            head.widen_value(s, position + p, &mut tile.panel);
-        }
+        head.widen_values(s, position + seen.start..position + seen.end, &mut tile.panel);
         for first in (0..n).step_by(ROWS) {
             values(s, tile, head.value_length, first..n.min(first + ROWS), block);
         }
