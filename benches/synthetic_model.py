@@ -1,17 +1,25 @@
 #!/usr/bin/env python3
-"""Write a synthetic Llama checkpoint of about SIZE gigabytes, for measuring builds.
+"""Write a synthetic Llama checkpoint, for measuring builds and speed.
 
-usage: synthetic_model.py DIRECTORY [SIZE]     (default 4; Python's standard library is enough)
+usage: synthetic_model.py DIRECTORY [GIGABYTES] [--hidden N] [--layers N] [--heads N] [--kv-heads N] [--ffn N] [--vocab N]
 
+Without --layers there are as many as make the size, 4 GB by default. Python's standard library is enough.
 The weights are bell-shaped BF16 values with a standard deviation of 0.02. The tokenizer is that
-of testdata/storyteller.
+of testdata/storyteller, of 2048 tokens.
 """
-import json, os, random, shutil, struct, sys
+import argparse, json, os, random, shutil, struct
 
-out, size = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 4.0
-hidden, ffn, heads, vocab = 2560, 6912, 20, 2048
-per_layer = 4 * hidden * hidden + 3 * hidden * ffn + 2 * hidden
-layers = max(1, round(size * 1e9 / 2 / per_layer))
+parser = argparse.ArgumentParser(description="Write a synthetic Llama checkpoint.")
+parser.add_argument("directory")
+parser.add_argument("gigabytes", nargs="?", type=float, default=4.0)
+for name, default in (("hidden", 2560), ("layers", None), ("heads", 20), ("kv-heads", None), ("ffn", 6912), ("vocab", 2048)):
+    parser.add_argument(f"--{name}", type=int, default=default)
+arguments = parser.parse_args()
+out, hidden, heads, ffn, vocab = arguments.directory, arguments.hidden, arguments.heads, arguments.ffn, arguments.vocab
+kv_heads = arguments.kv_heads or heads
+kv = hidden // heads * kv_heads
+per_layer = 2 * hidden * hidden + 2 * kv * hidden + 3 * hidden * ffn + 2 * hidden
+layers = arguments.layers or max(1, round(arguments.gigabytes * 1e9 / 2 / per_layer))
 
 os.makedirs(out, exist_ok=True)
 here = os.path.dirname(os.path.abspath(__file__))
@@ -20,7 +28,7 @@ for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"
 json.dump({
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": vocab,
     "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
-    "num_key_value_heads": heads, "max_position_embeddings": 4096, "rope_theta": 10000.0, "rms_norm_eps": 1e-5,
+    "num_key_value_heads": kv_heads, "max_position_embeddings": 8192, "rope_theta": 10000.0, "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True, "bos_token_id": 2043, "eos_token_id": 2044, "attention_bias": False, "mlp_bias": False,
 }, open(os.path.join(out, "config.json"), "w"), indent=1)
 open(os.path.join(out, "Modelfile"), "w").write("FROM .\nSYSTEM You are synthetic.\n")
@@ -30,8 +38,8 @@ for i in range(layers):
     at = f"model.layers.{i}."
     shapes |= {
         at + "input_layernorm.weight": [hidden], at + "post_attention_layernorm.weight": [hidden],
-        at + "self_attn.q_proj.weight": [hidden, hidden], at + "self_attn.k_proj.weight": [hidden, hidden],
-        at + "self_attn.v_proj.weight": [hidden, hidden], at + "self_attn.o_proj.weight": [hidden, hidden],
+        at + "self_attn.q_proj.weight": [hidden, hidden], at + "self_attn.k_proj.weight": [kv, hidden],
+        at + "self_attn.v_proj.weight": [kv, hidden], at + "self_attn.o_proj.weight": [hidden, hidden],
         at + "mlp.gate_proj.weight": [ffn, hidden], at + "mlp.up_proj.weight": [ffn, hidden],
         at + "mlp.down_proj.weight": [hidden, ffn],
     }

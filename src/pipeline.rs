@@ -1,6 +1,7 @@
 //! Every pass in order, with the verifier between them, on one screen; and what is done with whole
 //! models beside compiling them.
 
+pub mod bench;
 pub mod diff;
 pub mod importance;
 pub mod limit;

@@ -45,6 +45,16 @@ impl Level {
         Level::Portable
     }
 
+    /// Its name, as `MDL_LEVEL` takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Level::Portable => "portable",
+            Level::Avx2 => "avx2",
+            Level::Avx512Vnni => "avx512",
+            Level::Amx => "amx",
+        }
+    }
+
     /// Every level this machine can run, the portable one first.
     pub fn available() -> Vec<Level> {
         let best = Level::detect();

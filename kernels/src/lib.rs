@@ -7,6 +7,7 @@
 //! | room | what it holds |
 //! |---|---|
 //! | [`tensor_type`] | the GGML tensor types: ids, names, block geometry |
+//! | [`cpu`] | what the processor is called and can do |
 //! | [`level`] | which instruction set runs, detected once |
 //! | [`blocks`] | how each format lays out one block |
 //! | [`mod@quantize`] | single precision to blocks, plain or by importance |
@@ -17,6 +18,7 @@
 //! | [`ops`] | the operations of inference: matmul, norm, rope, attention |
 //! | [`region`] | one parallel region per step, a barrier after each operation |
 
+pub mod cpu;
 pub mod level;
 pub mod map;
 pub mod memory;

@@ -1,6 +1,7 @@
 //! The command line: a file per subcommand, arguments in, one call down, text out; no logic.
 
 mod adapters;
+mod bench;
 mod build;
 mod check;
 mod diff;
@@ -103,6 +104,8 @@ enum Command {
     Diff(diff::Diff),
     /// Measure how well a model predicts a text, and how far it is from its source
     Eval(eval::Eval),
+    /// Measure how fast models run, and where the time goes
+    Bench(bench::Bench),
     /// Compute an importance matrix from a text
     Imatrix(imatrix::Imatrix),
     /// List the models of the store
@@ -148,6 +151,7 @@ pub fn main() -> ExitCode {
             Err(errors) => Err(errors),
         },
         Command::Eval(c) => c.run(&global),
+        Command::Bench(c) => c.run(&global),
         Command::Imatrix(c) => c.run(&global),
         Command::List(c) => c.run(&global),
         Command::Cp(c) => c.run(&global),

@@ -81,6 +81,8 @@ impl Shown {
 pub(super) struct Chunked {
     style: Style,
     bar: ProgressBar,
+    /// What is counted.
+    counted: &'static str,
     /// What the figure is.
     figure: &'static str,
     started: Instant,
@@ -90,12 +92,17 @@ pub(super) struct Chunked {
 impl Chunked {
     /// Progress in this style, on standard error.
     pub(super) fn new(style: Style, figure: &'static str) -> Chunked {
+        Chunked::of(style, "chunk", figure)
+    }
+
+    /// The same over something else than chunks.
+    pub(super) fn of(style: Style, counted: &'static str, figure: &'static str) -> Chunked {
         let Shown { style, bar, .. } = Shown::new(style);
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos:>5}/{len:5} eta {eta:4} {wide_msg}") {
             bar.set_style(style);
         }
         let now = Instant::now();
-        Chunked { style, bar, figure, started: now, told: now }
+        Chunked { style, bar, counted, figure, started: now, told: now }
     }
 
     /// So many chunks of all are done.
@@ -112,7 +119,7 @@ impl Chunked {
         }
         self.told = Instant::now();
         match self.style {
-            Style::Plain => eprintln!("chunk {done} of {total}{text}"),
+            Style::Plain => eprintln!("{} {done} of {total}{text}", self.counted),
             Style::Json => eprintln!(
                 "{}",
                 serde_json::json!({

@@ -36,6 +36,16 @@ impl KvType {
         }
     }
 
+    /// Its name, as [`KvType::parse`] reads it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KvType::F16 => "f16",
+            KvType::F32 => "f32",
+            KvType::Q8_0 => "q8_0",
+            KvType::Q4_0 => "q4_0",
+        }
+    }
+
     /// Bytes of an element of the cache's planes; of blocks, two bytes are one.
     pub const fn bytes(self) -> usize {
         match self {

@@ -18,6 +18,8 @@
 //! | [`generate`] | the loop from prompt to tokens |
 //! | [`chunks`] | a text as it is cut to be measured |
 //! | [`importance`] | which columns of each matrix matter |
+//! | [`cost`] | what a step reads and multiplies, operation by operation |
+//! | [`timing`] | sequences that are fed to be timed |
 //! | [`perplexity`] | how well a model predicts a text |
 //! | [`divergence`] | how far a model's predictions are from those of its source |
 
@@ -32,6 +34,8 @@ pub mod divergence;
 pub mod importance;
 pub mod perplexity;
 pub mod chunks;
+pub mod cost;
+pub mod timing;
 pub mod engine;
 pub mod backend;
 pub mod program;

@@ -14,6 +14,7 @@
 //! | [`rope`] | rotary position embedding |
 //! | [`attention`] | attention over the KV cache |
 //! | [`elementwise`] | sums, activations, scaling, float16 |
+//! | [`limits`] | what the machine can do at most, measured |
 //! | [`row`] | a row of any weight as float32 |
 
 pub mod activation;
@@ -22,6 +23,7 @@ mod dots;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 pub mod elementwise;
+pub mod limits;
 pub mod matmul;
 pub mod kv_quantized;
 mod matmul_float;

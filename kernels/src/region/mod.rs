@@ -21,6 +21,7 @@ mod spin;
 mod tests;
 
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use barrier::Barrier;
 use crew::Crew;
@@ -100,6 +101,34 @@ impl<S: Send> Team<S> {
     /// If an operation panics, or its grid is not within its plane. The planes are then as they
     /// were left.
     pub fn run<O: Operation<Scratch = S>>(&self, planes: &mut Planes, operations: &[O]) {
+        self.run_region(planes, operations, None);
+    }
+
+    /// As [`Team::run`], and returns how long each operation took, its barrier with it: the same region, whose
+    /// first thread looks at the clock after each operation.
+    ///
+    /// # Panics
+    /// As [`Team::run`].
+    pub fn run_timed<O: Operation<Scratch = S>>(
+        &self,
+        planes: &mut Planes,
+        operations: &[O],
+    ) -> Vec<Duration> {
+        let clock = Mutex::new(Clock::with_capacity(operations.len()));
+        self.run_region(planes, operations, Some(&clock));
+        let mut clock = clock.into_inner().unwrap_or_else(|e| e.into_inner());
+        if !operations.is_empty() {
+            clock.stop();
+        }
+        clock.times
+    }
+
+    fn run_region<O: Operation<Scratch = S>>(
+        &self,
+        planes: &mut Planes,
+        operations: &[O],
+        clock: Option<&Mutex<Clock>>,
+    ) {
         // A panic of an earlier region poisons nothing: what is kept is made anew.
         let mut turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
         let Turn { steps, outputs } = &mut *turn;
@@ -120,6 +149,11 @@ impl<S: Send> Team<S> {
             let presence = self.barrier.enter(thread, last);
             // Scratch has no state that matters, so here too a panic poisons nothing.
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(|e| e.into_inner());
+            let clock = clock.filter(|_| thread == 0);
+            let mut clock = clock.map(|clock| clock.lock().unwrap_or_else(|e| e.into_inner()));
+            if let Some(clock) = &mut clock {
+                clock.start();
+            }
             for (i, (operation, output)) in operations.iter().zip(outputs).enumerate() {
                 let reader = Reader::new(planes, output.plane);
                 while let Some(tile) = self.shares.take(thread, i) {
@@ -134,8 +168,35 @@ impl<S: Send> Team<S> {
                 if !self.barrier.wait(thread, begin + i as u64 + 1) {
                     break;
                 }
+                if let Some(clock) = &mut clock {
+                    clock.stop();
+                }
             }
             presence.end();
         });
+    }
+}
+
+/// Times operations that follow each other.
+struct Clock {
+    last: Instant,
+    times: Vec<Duration>,
+}
+
+impl Clock {
+    fn with_capacity(operations: usize) -> Clock {
+        Clock { last: Instant::now(), times: Vec::with_capacity(operations) }
+    }
+
+    /// The first operation begins.
+    fn start(&mut self) {
+        self.last = Instant::now();
+    }
+
+    /// An operation has ended, and the next begins.
+    fn stop(&mut self) {
+        let now = Instant::now();
+        self.times.push(now - self.last);
+        self.last = now;
     }
 }

@@ -65,6 +65,27 @@ fn threads_and_tiles_change_nothing() {
 }
 
 #[test]
+fn a_timed_region_computes_the_same() {
+    for threads in [1, 2] {
+        let mut planes = Planes::default();
+        let a = planes.add(Kind::F32, 5, 7).unwrap();
+        let b = planes.add(Kind::F32, 5, 3).unwrap();
+        let steps = [
+            Sum { from: a, to: b, columns: 5, width: 3, tile: (1, 1), plus: 1.0 },
+            Sum { from: b, to: a, columns: 5, width: 7, tile: (1, 1), plus: 1.0 },
+        ];
+        let team = Team::new(threads, || 0).unwrap();
+        let started = Instant::now();
+        let times = team.run_timed(&mut planes, &steps);
+        assert_eq!(planes.f32(a)[..2], [7.0, 8.0]);
+        assert_eq!(times.len(), 2);
+        assert!(times.iter().all(|t| *t > Duration::ZERO));
+        assert!(times.iter().sum::<Duration>() <= started.elapsed());
+        assert!(team.run_timed::<Sum>(&mut planes, &[]).is_empty());
+    }
+}
+
+#[test]
 fn callers_take_turns() {
     let team = Team::new(2, || 0).unwrap();
     std::thread::scope(|scope| {

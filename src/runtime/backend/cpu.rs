@@ -1,6 +1,7 @@
 //! The CPU: one parallel region per step, a barrier after each operation.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mdl_kernels::Level;
 use mdl_kernels::ops::elementwise::{all_finite, from_f16, to_f16};
@@ -193,6 +194,13 @@ struct CpuState {
     outputs: usize,
 }
 
+/// What is looked at while a step runs.
+enum Watch<'a, 'b> {
+    Nothing,
+    Products(&'a mut Observer<'b>),
+    Times(&'a mut Vec<Duration>),
+}
+
 impl CpuState {
     fn check(&self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()> {
         let program = &self.shared.program;
@@ -236,6 +244,7 @@ impl CpuState {
         columns: &[Column],
         tables: &[&[PageId]],
         outputs: &[usize],
+        times: Option<&mut Vec<Duration>>,
     ) {
         let shared = &self.shared;
         let mut operations = Vec::with_capacity(ops.len());
@@ -263,7 +272,15 @@ impl CpuState {
                 }
             }
         }
-        shared.team.run(&mut self.planes, &operations);
+        let Some(times) = times else { return shared.team.run(&mut self.planes, &operations) };
+        times.clear();
+        let measured = shared.team.run_timed(&mut self.planes, &operations);
+        for (operation, time) in operations.iter().zip(measured) {
+            match (&operation.stage, times.last_mut()) {
+                (Stage::Merge(_), Some(parts)) => *parts += time,
+                _ => times.push(time),
+            }
+        }
     }
 
     /// Runs the step one operation at a time, and shows what each product multiplies.
@@ -289,7 +306,7 @@ impl CpuState {
                 let values = &self.planes.f32(PlaneId(product.input.0))[..count * buffer.width];
                 product.show(chosen.as_deref(), values, count, see);
             }
-            self.run(i..i + 1, columns, tables, outputs);
+            self.run(i..i + 1, columns, tables, outputs, None);
         }
     }
 
@@ -298,7 +315,7 @@ impl CpuState {
         columns: &[Column],
         tables: &[&[PageId]],
         outputs: &[usize],
-        see: Option<&mut Observer<'_>>,
+        watch: Watch<'_, '_>,
     ) -> Result<()> {
         self.outputs = 0;
         self.check(columns, tables, outputs)?;
@@ -306,9 +323,11 @@ impl CpuState {
         for (rotation, table) in shared.program.rotations.iter().zip(&mut self.angles) {
             angles(rotation.frequencies(self.room.context), columns, table);
         }
-        match see {
-            None => self.run(0..shared.program.ops.len(), columns, tables, outputs),
-            Some(see) => self.run_observed(columns, tables, outputs, see),
+        let all = 0..shared.program.ops.len();
+        match watch {
+            Watch::Nothing => self.run(all, columns, tables, outputs, None),
+            Watch::Products(see) => self.run_observed(columns, tables, outputs, see),
+            Watch::Times(times) => self.run(all, columns, tables, outputs, Some(times)),
         }
         let result = shared.program.logits.unwrap_or(hidden_buffer(&shared.program));
         let width = shared.program.buffers[result.0].width;
@@ -324,7 +343,7 @@ impl CpuState {
     fn diagnose(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Errors {
         let mut place = "the logits".to_owned();
         for i in 0..self.shared.program.ops.len() {
-            self.run(i..i + 1, columns, tables, outputs);
+            self.run(i..i + 1, columns, tables, outputs, None);
             let program = &self.shared.program;
             let Some(out) = program.ops[i].out() else { continue };
             let buffer = &program.buffers[out.0];
@@ -360,7 +379,7 @@ impl CpuState {
 
 impl State for CpuState {
     fn step(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()> {
-        self.step_with(columns, tables, outputs, None)
+        self.step_with(columns, tables, outputs, Watch::Nothing)
     }
 
     fn step_observed(
@@ -370,7 +389,18 @@ impl State for CpuState {
         outputs: &[usize],
         see: &mut Observer<'_>,
     ) -> Result<()> {
-        self.step_with(columns, tables, outputs, Some(see))
+        self.step_with(columns, tables, outputs, Watch::Products(see))
+    }
+
+    fn step_timed(
+        &mut self,
+        columns: &[Column],
+        tables: &[&[PageId]],
+        outputs: &[usize],
+    ) -> Result<Vec<Duration>> {
+        let mut times = Vec::new();
+        self.step_with(columns, tables, outputs, Watch::Times(&mut times))?;
+        Ok(times)
     }
 
     fn logits(&mut self, i: usize) -> &mut [f32] {

@@ -10,6 +10,8 @@ mod observe;
 
 pub use observe::Observer;
 
+use std::time::Duration;
+
 use crate::diagnostic::{Diagnostic, Result};
 
 use super::kv::{PageId, Shift};
@@ -67,6 +69,19 @@ pub trait State: Send {
         _see: &mut Observer<'_>,
     ) -> Result<()> {
         Err(Diagnostic::error("this device does not show what it multiplies").code("not-implemented").into())
+    }
+
+    /// As [`State::step`]; returns how long each operation of the program took, in order.
+    ///
+    /// # Errors
+    /// As [`State::step`]; or the backend does not time its operations.
+    fn step_timed(
+        &mut self,
+        _columns: &[Column],
+        _tables: &[&[PageId]],
+        _outputs: &[usize],
+    ) -> Result<Vec<Duration>> {
+        Err(Diagnostic::error("this device does not time its operations").code("not-implemented").into())
     }
 
     /// The logits of output `i` of the last step.
