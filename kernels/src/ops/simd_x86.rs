@@ -108,6 +108,7 @@ impl Simd for Avx2 {
     type I = [__m256i; 2];
     type B = [__m256i; 2];
     const WIDE_TILE: bool = false;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     fn splat(self, v: f32) -> Self::F {
@@ -283,6 +284,7 @@ impl Simd for Avx512 {
     type I = __m512i;
     type B = __m512i;
     const WIDE_TILE: bool = true;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m512 {
