@@ -143,10 +143,10 @@ fn multiply_panels(level: Level, ty: TensorType, input: Input<'_>, room: &mut Ro
             #[inline(always)]
             fn body<S: Simd>(s: S, input: Input<'_>, room: &mut Room, put: Put<'_>) {
                 // As many sums as leave registers for two or three factors.
-                if S::WIDE_TILE {
-                    columns::<S, $float, 2, 12, 8, 4>(s, input, room, put);
-                } else {
-                    columns::<S, $float, 1, 6, 4, 2>(s, input, room, put);
+                match S::REGISTERS {
+                    32 => columns::<S, $float, 2, 12, 8, 4>(s, input, room, put),
+                    16 => columns::<S, $float, 1, 6, 4, 2>(s, input, room, put),
+                    _ => columns::<S, $float, 1, 1, 1, 1>(s, input, room, put),
                 }
             }
             on_level!(level, body(input: Input<'_>, room: &mut Room, put: Put<'_>))

@@ -17,6 +17,8 @@ pub(super) trait Simd: Copy {
     type F: Copy;
     /// Columns that a tile of a matrix product takes at once, as many as registers hold.
     const WIDE_TILE: bool;
+    /// Vector registers of the machine; 0 where none is counted on.
+    const REGISTERS: usize;
 
     fn splat(self, v: f32) -> Self::F;
     fn load(self, v: &[f32; 16]) -> Self::F;
@@ -108,6 +110,7 @@ fn tree(v: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
 impl Simd for Portable {
     type F = [f32; 16];
     const WIDE_TILE: bool = false;
+    const REGISTERS: usize = 0;
 
     #[inline(always)]
     fn splat(self, v: f32) -> [f32; 16] {

@@ -117,6 +117,7 @@ fn interleave_4(rows: [&[u8; 16]; 4], to: &mut [[[u8; 16]; 4]; 4], at: usize) {
 impl Simd for Avx2 {
     type F = [__m256; 2];
     const WIDE_TILE: bool = false;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     fn splat(self, v: f32) -> Self::F {
@@ -281,6 +282,7 @@ impl Simd for Avx2 {
 impl Simd for Avx512 {
     type F = __m512;
     const WIDE_TILE: bool = true;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m512 {
