@@ -63,6 +63,18 @@ fn greedy_text_is_the_reference_text() {
 }
 
 #[test]
+fn the_path_of_a_file_is_a_model() {
+    let place = Place::new();
+    let blobs = place.0.path().join("store/blobs");
+    let blobs = std::fs::read_dir(blobs).unwrap().map(|entry| entry.unwrap());
+    let weights = blobs.max_by_key(|entry| entry.metadata().unwrap().len()).unwrap().path();
+    let say = |model: &str| {
+        place.says(&[model, "--raw", "--set", "temperature=0", "--set", "num_predict=8", "Her sister had"])
+    };
+    assert_eq!(say(weights.to_str().unwrap()), say("story"));
+}
+
+#[test]
 fn a_prompt_comes_through_a_pipe_and_from_arguments() {
     let place = Place::new();
     let mut child = place

@@ -1,7 +1,8 @@
 //! Products with float weights: billion multiply-adds a second against the machine's peak, and gigabytes of
 //! weights a second with few columns; what packing takes.
 //!
-//! `cargo bench -p mdl-kernels --bench matmul_float -- [TYPE...]`; one thread. Rounds of all cases follow
+//! `cargo bench -p mdl-kernels --bench matmul_float -- [PART...]`, the cases whose names have every
+//! part; one thread. Rounds of all cases follow
 //! each other and the best of each counts, so that a busy machine disturbs all alike.
 
 use std::hint::black_box;
@@ -49,7 +50,7 @@ mod peak {
     fn avx512(x: f32) -> f32 {
         let x = _mm512_set1_ps(x);
         // Different values, or the sums would be one.
-        let mut sums = std::array::from_fn::<_, 24, _>(|i| _mm512_set1_ps(black_box(i as f32)));
+        let mut sums = std::array::from_fn::<_, 12, _>(|i| _mm512_set1_ps(black_box(i as f32)));
         for _ in 0..STEPS {
             for sum in &mut sums {
                 *sum = _mm512_fmadd_ps(x, x, *sum);
@@ -84,7 +85,7 @@ mod peak {
             ),
             // SAFETY: as above.
             super::Level::Avx512Vnni => (
-                384,
+                192,
                 super::seconds(|| {
                     black_box(unsafe { avx512(x) });
                 }),
@@ -96,9 +97,15 @@ mod peak {
 
 struct Case {
     ty: TensorType,
-    level: Level,
     shape: (usize, usize, usize),
     best: f64,
+}
+
+impl Case {
+    fn name(&self) -> String {
+        let (rows, cols, n) = self.shape;
+        format!("{:5} {rows}x{cols}x{n}", self.ty.name())
+    }
 }
 
 fn main() {
@@ -112,10 +119,9 @@ fn main() {
         let mut peak = 0f64;
         let mut cases = Vec::new();
         for ty in [TensorType::F16, TensorType::BF16, TensorType::F32] {
-            if only.is_empty() || only.iter().any(|o| o.eq_ignore_ascii_case(ty.name())) {
-                cases.extend(SHAPES.map(|shape| Case { ty, level, shape, best: f64::MAX }));
-            }
+            cases.extend(SHAPES.map(|shape| Case { ty, shape, best: f64::MAX }));
         }
+        cases.retain(|case| only.iter().all(|part| case.name().contains(part)));
         let mut room = Panel::default();
         let mut packing = f64::MAX;
         for case in &mut cases {
@@ -127,8 +133,8 @@ fn main() {
                 Err(error) => panic!("{error}"),
             };
             let mut packed = None;
-            let time = seconds(|| packed = Packed::new(&weight).ok().flatten());
-            if case.shape.0 == 8192 {
+            for _ in 0..5 {
+                let time = seconds(|| packed = Packed::new(&weight).ok().flatten());
                 packing = packing.min(time / bytes.len() as f64);
             }
             let x: Vec<f32> = (0..n * cols).map(|i| (i % 7) as f32 - 3.0).collect();
@@ -163,15 +169,11 @@ fn main() {
             }
         }
         println!("{level:?}: peak {peak:.1} G/s, packing {:.1} GB/s", 1e-9 / packing);
-        for Case { ty, shape: (rows, cols, n), best, .. } in &cases {
-            let macs = (cols * n) as f64 / best / 1e9;
-            let bytes = (cols * ty.block_bytes()) as f64 / best / 1e9;
-            println!(
-                "{:5} {:16} {macs:7.1} G/s {:5.1} % {bytes:7.1} GB/s",
-                ty.name(),
-                format!("{rows}x{cols}x{n}"),
-                100.0 * macs / peak
-            );
+        for case in &cases {
+            let (_, cols, n) = case.shape;
+            let macs = (cols * n) as f64 / case.best / 1e9;
+            let bytes = (cols * case.ty.block_bytes()) as f64 / case.best / 1e9;
+            println!("{:24} {macs:7.1} G/s {:5.1} % {bytes:7.1} GB/s", case.name(), 100.0 * macs / peak);
         }
     }
 }

@@ -11,6 +11,7 @@ use super::{Global, Interrupted, usage};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::ParameterValue;
 use crate::modelfile::parameters;
+use crate::pipeline::models;
 use crate::prompt::isolated::ChildCommand;
 use crate::prompt::{ChatMessage, Renderer};
 use crate::runtime::batch::{Engine, EngineOptions, normalize};
@@ -18,9 +19,8 @@ use crate::runtime::engine::Session;
 use crate::runtime::generate::{Done, Outcome};
 use crate::runtime::loaded::Loaded;
 use crate::runtime::options::GenerateOptions;
-use crate::runtime::stored;
-use crate::store::Name;
 use crate::tokenizer::EncodeOptions;
+use crate::world::SystemWorld;
 
 /// Runs a model: one prompt from the arguments or standard input, or a conversation on a terminal.
 #[derive(Args)]
@@ -29,10 +29,11 @@ Examples:
   mdl run story \"Once upon a time\"
   cat question.txt | mdl run smollm2
   mdl run smollm2 --set temperature=0 --verbose \"Why is the sky blue?\"
+  mdl run ./model.gguf \"Why is the sky blue?\"
   mdl run story --raw \"Emma was\"          no template: the model goes on with the text
   mdl run minilm \"a text\"                  a model that makes embeddings prints a vector, as JSON")]
 pub(super) struct Run {
-    /// The model
+    /// The model: a name of the store, or the path of a GGUF file
     name: String,
 
     /// What to say; what is piped in comes before it
@@ -74,14 +75,18 @@ impl Run {
         let started = Instant::now();
         let prompt = self.prompt_text()?;
         let store = global.open_store()?;
-        let module = stored::open(&store, &store.read(&Name::parse(&self.name)?)?)?;
+        let module = models::open_to_run(&SystemWorld, &store, &self.name)?;
         let mut set = module.prompt.parameters.clone();
         for text in &self.set {
             set.push(parameter(text)?);
         }
         let options = GenerateOptions::from_parameters(&set)?;
-        let loaded = Loaded::open(&module, global.threads.filter(|n| *n > 0).or(options.num_thread))?
-            .with_renderer(Renderer::in_children(ChildCommand::current()?));
+        let threads = global.threads.filter(|n| *n > 0).or(options.num_thread);
+        let renderer = Renderer::in_children(ChildCommand::current()?);
+        let loaded = match self.raw {
+            true => Loaded::open(&module, threads)?.with_renderer(renderer),
+            false => Loaded::open_to_render(&module, threads, renderer)?,
+        };
         global.print(loaded.tokenizer.warnings());
         if loaded.makes_embeddings() {
             let text = prompt.ok_or_else(|| {

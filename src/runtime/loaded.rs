@@ -16,7 +16,7 @@ use super::sampler::{Sampler, StopMatcher};
 use super::weights::{Bytes, Tensor};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::families;
-use crate::families::spec::Output;
+use crate::families::spec::{DecoderSpec, Output};
 use crate::ir::{Expr, Module, Prompt};
 use crate::prompt::{self, ChatMessage, ChatRequest, Renderer, SpecialTokens, Template};
 use crate::tokenizer::{EncodeOptions, Tokenizer, Utf8Stream};
@@ -51,24 +51,36 @@ impl Loaded {
         Loaded::open_as(module, threads, true)
     }
 
+    /// As [`Loaded::open`], for a model whose templates `renderer` renders: it makes itself ready for the first
+    /// while the weights are loaded.
+    ///
+    /// # Errors
+    /// As [`Loaded::open`]. What is wrong with a template is said when it is rendered.
+    pub fn open_to_render(module: &Module, threads: Option<usize>, renderer: Renderer) -> Result<Loaded> {
+        let template = template(module)?;
+        let loaded = std::thread::scope(|scope| {
+            let ready = || drop(renderer.check(&template));
+            // Without a thread, the first rendering takes longer.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, ready);
+            Loaded::open(module, threads)
+        });
+        Ok(loaded?.with_renderer(renderer))
+    }
+
     fn open_as(module: &Module, threads: Option<usize>, observable: bool) -> Result<Loaded> {
         let family = families::by_architecture(module.architecture().unwrap_or(""))?;
         let spec = (family.spec)(&module.metadata, &|name| module.tensor(name).is_some())?;
-        let tokenizer = Tokenizer::from_metadata(&module.metadata)?;
+        let options = CpuOptions { threads, level: None };
+        // Neither needs the other, and each takes a good part of the time to the first token.
+        let (tokenizer, model) = rayon::join(
+            || Tokenizer::from_metadata(&module.metadata),
+            || load(spec, module, &options, observable),
+        );
+        let tokenizer = tokenizer?;
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).map(str::to_owned);
         let special = SpecialTokens { bos: text(tokenizer.bos()), eos: text(tokenizer.eos()) };
-        let template = Template::choose(
-            module.prompt.template.as_deref(),
-            module.metadata.str("tokenizer.chat_template"),
-            prompt::Limits::default(),
-        )?;
-        let options = CpuOptions { threads, level: None };
-        let mut tensors = tensors(module)?;
-        tensors.extend(low_rank::tensors(module)?);
-        let model = match observable {
-            true => Model::load_observable(spec, tensors, &options)?,
-            false => Model::load(spec, tensors, &options)?,
-        };
+        let template = template(module)?;
+        let model = model?;
         let (renderer, prompt) = (Renderer::in_process(), module.prompt.clone());
         let architecture = module.architecture().unwrap_or("");
         let pooling_type = module.metadata.u64(&format!("{architecture}.pooling_type"));
@@ -219,6 +231,22 @@ impl Receiver for Text<'_> {
 
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// The template of a module.
+fn template(module: &Module) -> Result<Template> {
+    let chat_template = module.metadata.str("tokenizer.chat_template");
+    Template::choose(module.prompt.template.as_deref(), chat_template, prompt::Limits::default())
+}
+
+/// The weights of a module.
+fn load(spec: DecoderSpec, module: &Module, options: &CpuOptions, observable: bool) -> Result<Model> {
+    let mut tensors = tensors(module)?;
+    tensors.extend(low_rank::tensors(module)?);
+    match observable {
+        true => Model::load_observable(spec, tensors, options),
+        false => Model::load(spec, tensors, options),
     }
 }
 

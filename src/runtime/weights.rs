@@ -39,6 +39,19 @@ impl Bytes {
         Some(Bytes { source: Source::Map(map.clone()), range })
     }
 
+    /// Gives the memory of mapped bytes back: they are read from the file again if they are needed again.
+    /// Bytes in memory stay.
+    pub fn release(&self) {
+        /// The least page that a system has.
+        const PAGE: usize = 4096;
+        let Source::Map(map) = &self.source else { return };
+        // A page that holds bytes of a neighbour stays.
+        let (start, end) = (self.range.start.next_multiple_of(PAGE), self.range.end / PAGE * PAGE);
+        if start < end {
+            map.release(start..end);
+        }
+    }
+
     /// Bytes in memory.
     pub fn memory(bytes: impl Into<Arc<[u8]>>) -> Bytes {
         let bytes = bytes.into();
@@ -121,6 +134,11 @@ impl Matrix {
             &mut values,
         );
         values
+    }
+
+    /// Gives the memory of the bytes back; see [`Bytes::release`].
+    pub fn release(&self) {
+        self.bytes.release();
     }
 
     /// The weight for the kernels.
@@ -286,5 +304,21 @@ mod tests {
         let map = Arc::new(Map::open(file.path()).unwrap());
         assert_eq!(&*Bytes::mapped(&map, 2..5).unwrap(), b"igh");
         assert!(Bytes::mapped(&map, 2..8).is_none());
+    }
+
+    #[test]
+    fn released_bytes_are_read_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let written: Vec<u8> = (0..20_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(file.path(), &written).unwrap();
+        let map = Arc::new(Map::open(file.path()).unwrap());
+        for range in [0..0, 10..20, 0..20_000, 5000..9000, 4096..8192, 100..19_999] {
+            let bytes = Bytes::mapped(&map, range.clone()).unwrap();
+            bytes.release();
+            assert_eq!(*bytes, written[range]);
+        }
+        let memory = Bytes::memory(written.clone());
+        memory.release();
+        assert_eq!(*memory, written[..]);
     }
 }

@@ -12,7 +12,7 @@ use super::activation::{ActivationBlock, BLOCK};
 use super::amx;
 use super::dots::Dots;
 use super::matmul_float;
-pub use super::matmul_float::PackedFloat;
+pub use super::matmul_float::{PackedFloat, tile_of_floats};
 use super::on_level;
 pub use super::packed::Packed;
 use super::packed::{self, Line, PackedPanel};
@@ -187,7 +187,6 @@ pub struct Product<'a> {
 pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mut O, panel: &mut Panel) {
     let Product { weight, packed, rows, x, columns, store } = product;
     assert!(rows.start <= rows.end && rows.end <= weight.rows, "rows {rows:?} of {}", weight.rows);
-    let count = columns.len();
     let mut put = |row: usize, c: usize, values: &[f32]| {
         let column = out.column(c);
         assert_eq!(column.len(), rows.len(), "an output column has a value for each row");
@@ -201,16 +200,7 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
         Activations::F32(x) => {
             let x = &x[columns.start * weight.cols..columns.end * weight.cols];
             let packed = packed.and_then(Packed::floats);
-            matmul_float::multiply(
-                level,
-                weight,
-                packed,
-                rows.clone(),
-                x,
-                count,
-                &mut panel.floats,
-                &mut put,
-            );
+            matmul_float::multiply(level, weight, packed, rows.clone(), x, &mut panel.floats, &mut put);
         }
         Activations::Blocks(x) => {
             let blocks = weight.cols / BLOCK;
@@ -221,6 +211,7 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
             }
             let units = weight.cols / BLOCK;
             let panels = rows.start / LANES..rows.end.div_ceil(LANES);
+            let count = columns.len();
             let mut put = |i: usize, c: usize, tile: &[[f32; LANES]]| {
                 let first = i * LANES;
                 let (start, end) = (first.max(rows.start), (first + LANES).min(rows.end));

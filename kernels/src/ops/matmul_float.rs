@@ -20,7 +20,7 @@ use super::simd::{LANES, Simd};
 use crate::{Level, TensorType};
 
 pub use pack::PackedFloat;
-use tile::{Bf16, F16, F32, Float, Line, Wide};
+use tile::{Bf16, F16, F32, Line, Stored, Wide};
 
 /// Terms of a block.
 const BLOCK: usize = 128;
@@ -41,8 +41,10 @@ pub(super) struct Room {
     x: Vec<Line>,
     /// Widened blocks of panels.
     wide: Vec<Line>,
-    /// `[columns, panels]`.
+    /// Of each tile of columns, of each tile of panels: `[columns, panels]` of the tile.
     sums: Vec<Line>,
+    /// The panels of a column.
+    column: Vec<Line>,
     /// A panel of a weight that has not been packed.
     panel: Vec<u8>,
 }
@@ -53,27 +55,43 @@ impl Room {
         let few = FEW * cols.next_multiple_of(LANES) * size_of::<f32>();
         let block = COLUMNS * BLOCK * size_of::<f32>();
         let x = if few > block { few } else { block };
-        x + (2 * BLOCK + COLUMNS * PANELS) * size_of::<Line>() + cols * LANES * size_of::<f32>()
+        x + (2 * BLOCK + COLUMNS * PANELS + PANELS) * size_of::<Line>() + cols * LANES * size_of::<f32>()
     }
 }
 
-/// Gives `put(row, column, values)` the products of consecutive rows with each of `n` columns. `packed` are
-/// the panels of `weight`.
+/// Rows and columns of a tile of a product of floats, where threads share one `[columns, rows]`; `None` for
+/// so few columns that weights are taken as they come, and any rows will do.
+///
+/// The rows of a tile share the arranged columns and the columns the widened weights, so a tile has as many
+/// of both as leave each thread some tiles.
+pub fn tile_of_floats(rows: usize, columns: usize, threads: usize) -> Option<(usize, usize)> {
+    if columns <= FEW {
+        return None;
+    }
+    let most = PANELS * LANES;
+    let tile_rows = rows.div_ceil(rows.div_ceil(most).max(1)).next_multiple_of(2 * LANES);
+    let share = columns.div_ceil(threads.max(1)).next_multiple_of(12);
+    Some((tile_rows.clamp(2 * LANES, most), share.clamp(48, COLUMNS)))
+}
+
+/// Gives `put(row, column, values)` the products of consecutive rows with each column of `x`, which is
+/// `[columns, cols]`. `packed` are the panels of `weight`.
 ///
 /// # Panics
-/// If `x` does not have `n` columns, or `packed` are the panels of a weight of another shape or type.
-#[allow(clippy::too_many_arguments)]
+/// If `x` is no whole number of columns, or `packed` are the panels of a weight of another shape or type.
 pub(super) fn multiply(
     level: Level,
     weight: &Weight<'_>,
     packed: Option<&PackedFloat>,
     rows: Range<usize>,
     x: &[f32],
-    n: usize,
     room: &mut Room,
     put: &mut dyn FnMut(usize, usize, &[f32]),
 ) {
-    assert_eq!(x.len(), n * weight.cols(), "an input column has a value for each of the weight's columns");
+    assert!(
+        x.len().is_multiple_of(weight.cols()),
+        "an input column has a value for each of the weight's columns"
+    );
     let product = |panels: &[u8], first: usize, room: &mut Room, put: Put<'_>| {
         let input = Input { panels, cols: weight.cols(), x };
         multiply_panels(level, weight.tensor_type(), input, room, &mut |row, column, values| {
@@ -99,7 +117,7 @@ pub(super) fn multiply(
     let mut panel = std::mem::take(&mut room.panel);
     panel.resize(pack::panel_bytes(weight), 0);
     for start in rows.clone().step_by(LANES) {
-        pack::pack_panel(weight, start..(start + LANES).min(rows.end), &mut panel);
+        pack::pack_panel(level, weight, start..(start + LANES).min(rows.end), &mut panel);
         product(&panel, start, room, put);
     }
     room.panel = panel;
@@ -145,7 +163,7 @@ fn multiply_panels(level: Level, ty: TensorType, input: Input<'_>, room: &mut Ro
 /// Tiles of `P` panels and `C3`, `C2` or `C1` columns; the columns are filled up with zeros to a multiple
 /// of the last.
 #[inline(always)]
-fn columns<S: Simd, T: Float, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
+fn columns<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
     s: S,
     input: Input<'_>,
     room: &mut Room,
@@ -162,7 +180,7 @@ fn columns<S: Simd, T: Float, const P: usize, const C3: usize, const C2: usize, 
 
 /// One column: four panels at once, so that no sum waits for the one before it.
 #[inline(always)]
-fn one<S: Simd, T: Float>(s: S, input: Input<'_>, put: Put<'_>) {
+fn one<S: Simd, T: Stored>(s: S, input: Input<'_>, put: Put<'_>) {
     let panels = T::chunks(input.panels);
     let mut panel = 0;
     for four in panels.chunks(4 * input.cols) {
@@ -193,7 +211,7 @@ macro_rules! with_width {
 
 /// Few columns: the weights as they come.
 #[inline(always)]
-fn few<S: Simd, T: Float, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
+fn few<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
     s: S,
     input: Input<'_>,
     room: &mut Room,
@@ -230,7 +248,7 @@ fn few<S: Simd, T: Float, const P: usize, const C3: usize, const C2: usize, cons
 
 /// Many columns: block by block.
 #[inline(always)]
-fn many<S: Simd, T: Float, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
+fn many<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
     s: S,
     input: Input<'_>,
     room: &mut Room,
@@ -239,7 +257,7 @@ fn many<S: Simd, T: Float, const P: usize, const C3: usize, const C2: usize, con
     let Input { panels, cols, x } = input;
     let panels = T::chunks(panels);
     let count = panels.len() / cols;
-    let Room { x: arranged, wide, sums, .. } = room;
+    let Room { x: arranged, wide, sums, column, .. } = room;
     wide.resize(P * BLOCK, Line::ZERO);
     for (group, x) in x.chunks(COLUMNS * cols).enumerate() {
         let n = x.len() / cols;
@@ -258,16 +276,24 @@ fn many<S: Simd, T: Float, const P: usize, const C3: usize, const C2: usize, con
                     }
                 }
                 for (c, width) in tile::widths(n, [C3, C2, C1]) {
+                    // The next block of weights comes while this one is used, some of it with each tile.
+                    for p in 0..P {
+                        let at = (first + P + p) * cols + terms.start;
+                        let next = panels.get(at + c..at + terms.len()).unwrap_or_default();
+                        for chunk in next.iter().take(width) {
+                            s.prefetch(chunk);
+                        }
+                    }
                     let x = &arranged[c * lines..(c + width) * lines];
-                    let sums = &mut sums[c * count + first..];
+                    let sums = &mut sums[c * count + first * width..][..width * here];
                     macro_rules! tile {
                         ($c:expr) => {
                             if here == P {
                                 let a = std::array::from_fn(|p| &wide[p * BLOCK..p * BLOCK + terms.len()]);
-                                tile::add_block::<S, Wide, P, $c>(s, a, x, sums, count, start == 0);
+                                tile::add_block::<S, Wide, P, $c>(s, a, x, sums, start == 0);
                             } else {
                                 let a = [&wide[..terms.len()]];
-                                tile::add_block::<S, Wide, 1, $c>(s, a, x, sums, count, start == 0);
+                                tile::add_block::<S, Wide, 1, $c>(s, a, x, sums, start == 0);
                             }
                         };
                     }
@@ -275,8 +301,158 @@ fn many<S: Simd, T: Float, const P: usize, const C3: usize, const C2: usize, con
                 }
             }
         }
-        for (c, sums) in sums.chunks_exact(count).take(n).enumerate() {
-            put(0, group * COLUMNS + c, bytemuck::cast_slice(sums));
+        for (c, width) in tile::widths(n, [C3, C2, C1]) {
+            let tile = &sums[c * count..(c + width) * count];
+            for i in 0..width.min(n - c) {
+                column.clear();
+                for sums in tile.chunks(P * width) {
+                    let here = sums.len() / width;
+                    column.extend_from_slice(&sums[i * here..(i + 1) * here]);
+                }
+                put(0, group * COLUMNS + c + i, bytemuck::cast_slice(column));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Random, bits};
+    use super::*;
+
+    const TYPES: [TensorType; 3] = [TensorType::F32, TensorType::F16, TensorType::BF16];
+
+    /// The bytes of these values, rounded to the type.
+    fn encode(ty: TensorType, values: &[f32]) -> Vec<u8> {
+        match ty {
+            TensorType::F16 => {
+                values.iter().flat_map(|v| half::f16::from_f32_const(*v).to_le_bytes()).collect()
+            }
+            TensorType::BF16 => {
+                values.iter().flat_map(|v| half::bf16::from_f32_const(*v).to_le_bytes()).collect()
+            }
+            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+
+    /// The values of the bytes.
+    fn decode(ty: TensorType, bytes: &[u8]) -> Vec<f32> {
+        let two = bytes.as_chunks().0.iter().copied();
+        match ty {
+            TensorType::F16 => two.map(|b| half::f16::from_le_bytes(b).to_f32_const()).collect(),
+            TensorType::BF16 => two.map(|b| half::bf16::from_le_bytes(b).to_f32_const()).collect(),
+            _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        }
+    }
+
+    /// The definition, as the head of this file has it.
+    fn defined(w: &[f32], x: &[f32]) -> f32 {
+        let block = |(w, x): (&[f32], &[f32])| w.iter().zip(x).fold(0.0f32, |sum, (w, x)| w.mul_add(*x, sum));
+        w.chunks(BLOCK).zip(x.chunks(BLOCK)).map(block).reduce(|a, b| a + b).unwrap_or(0.0)
+    }
+
+    /// `[columns, rows]`.
+    fn run(
+        level: Level,
+        weight: &Weight<'_>,
+        packed: Option<&PackedFloat>,
+        rows: Range<usize>,
+        x: &[f32],
+    ) -> Vec<Vec<f32>> {
+        let n = x.len() / weight.cols();
+        let mut out = vec![vec![f32::NAN; rows.len()]; n];
+        let mut times = vec![vec![0; rows.len()]; n];
+        let mut put = |row: usize, c: usize, values: &[f32]| {
+            let at = row - rows.start;
+            out[c][at..at + values.len()].copy_from_slice(values);
+            times[c][at..at + values.len()].iter_mut().for_each(|n| *n += 1);
+        };
+        multiply(level, weight, packed, rows.clone(), x, &mut Room::default(), &mut put);
+        assert!(times.iter().flatten().all(|n| *n == 1), "each value is put once");
+        out
+    }
+
+    /// Every level, packed or not, on whole and odd shapes, with few columns and many.
+    #[test]
+    fn products_are_those_of_the_definition() {
+        let mut random = Random(21);
+        let shapes = [
+            (1, 1, 1),
+            (5, 15, 3),
+            (16, 128, 1),
+            (80, 129, 1),
+            (33, 300, 2),
+            (48, 127, 5),
+            (17, 256, 13),
+            (35, 40, 24),
+            (35, 40, 25),
+            (20, 300, 39),
+            (300, 17, 26),
+            (17, 130, COLUMNS + 27),
+        ];
+        for (i, (rows, cols, n)) in shapes.into_iter().enumerate() {
+            let ty = TYPES[i % 3];
+            for hostile in [false, true] {
+                let bytes = match hostile {
+                    true => encode(ty, &random.hostile(rows * cols)),
+                    false => encode(ty, &random.floats(rows * cols)),
+                };
+                let x = if hostile { random.hostile(n * cols) } else { random.floats(n * cols) };
+                let weight = Weight::new(ty, rows, cols, &bytes).unwrap();
+                let packed = PackedFloat::new(&weight).unwrap().unwrap();
+                let w = decode(ty, &bytes);
+                let expected: Vec<Vec<u32>> = x
+                    .chunks(cols)
+                    .map(|x| bits(&w.chunks(cols).map(|w| defined(w, x)).collect::<Vec<_>>()))
+                    .collect();
+                for level in Level::available() {
+                    for packed in [None, Some(&packed)] {
+                        let what = format!("{ty} {level:?} {rows}x{cols}x{n} packed {}", packed.is_some());
+                        for (c, out) in run(level, &weight, packed, 0..rows, &x).iter().enumerate() {
+                            assert_eq!(bits(out), expected[c], "{what} column {c}");
+                        }
+                        // Part of the rows, from the midst of a panel, and of the columns.
+                        let (r, c) = (rows / 3..rows - rows / 4, n / 2);
+                        let part = run(level, &weight, packed, r.clone(), &x[c * cols..]);
+                        for (out, expected) in part.iter().zip(&expected[c..]) {
+                            assert_eq!(bits(out), expected[r.clone()], "{what} part");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Not less exact on long rows than sixteen interleaved sums.
+    #[test]
+    fn sums_of_blocks_are_exact_enough() {
+        let mut random = Random(4);
+        let cols = 8192;
+        let (mut ours, mut lanes) = (0.0, 0.0);
+        for _ in 0..100 {
+            let (w, x) = (random.floats(cols), random.floats(cols));
+            let exact: f64 = w.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+            let bytes = encode(TensorType::F32, &w);
+            let weight = Weight::new(TensorType::F32, 1, cols, &bytes).unwrap();
+            let sum = run(Level::detect(), &weight, None, 0..1, &x)[0][0];
+            ours += (f64::from(sum) - exact).powi(2);
+            let mut sums = [0.0f32; LANES];
+            for (i, (w, x)) in w.iter().zip(&x).enumerate() {
+                sums[i % LANES] = w.mul_add(*x, sums[i % LANES]);
+            }
+            lanes += (f64::from(sums.iter().sum::<f32>()) - exact).powi(2);
+        }
+        assert!(ours <= lanes, "squares of errors: {ours:e}, {lanes:e} in lanes");
+    }
+
+    #[test]
+    fn a_tile_of_floats_leaves_work_for_all_threads() {
+        assert_eq!(tile_of_floats(576, FEW, 2), None);
+        assert_eq!(tile_of_floats(576, 512, 2), Some((192, 264)));
+        assert_eq!(tile_of_floats(1536, 512, 16), Some((256, 48)));
+        assert_eq!(tile_of_floats(1, 4096, 2), Some((32, COLUMNS)));
+        for width in [12, 6] {
+            assert_eq!(COLUMNS % width, 0, "a full block of columns has no cut tile");
         }
     }
 }

@@ -70,6 +70,12 @@ pub(super) trait Simd: Copy {
     fn exponent(self, v: Self::F) -> Self::F;
     /// `if x < low { 0 } else { v }`: the value where `x` is a NaN.
     fn zero_below(self, v: Self::F, x: Self::F, low: Self::F) -> Self::F;
+    /// Asks for the cache line of `at`, which is read later, without waiting for it.
+    fn prefetch<T>(self, at: &T);
+    /// Eight values of two bytes of each of eight rows: value k of row i becomes value i of `to[k][at]`.
+    fn interleave_2(self, rows: [&[u8; 16]; 8], to: &mut [[[u8; 16]; 2]; 8], at: usize);
+    /// Four values of four bytes of each of four rows: value k of row i becomes value i of `to[k][at]`.
+    fn interleave_4(self, rows: [&[u8; 16]; 4], to: &mut [[[u8; 16]; 4]; 4], at: usize);
 }
 
 /// Half precision to float32, exactly; NaN stays NaN.
@@ -200,6 +206,20 @@ impl Simd for Portable {
     #[inline(always)]
     fn exponent(self, v: [f32; 16]) -> [f32; 16] {
         v.map(|v| f32::from_bits(v.to_bits() << 23))
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, _at: &T) {}
+    #[inline(always)]
+    fn interleave_2(self, rows: [&[u8; 16]; 8], to: &mut [[[u8; 16]; 2]; 8], at: usize) {
+        for (k, to) in to.iter_mut().enumerate() {
+            to[at] = std::array::from_fn(|i| rows[i / 2][2 * k + i % 2]);
+        }
+    }
+    #[inline(always)]
+    fn interleave_4(self, rows: [&[u8; 16]; 4], to: &mut [[[u8; 16]; 4]; 4], at: usize) {
+        for (k, to) in to.iter_mut().enumerate() {
+            to[at] = std::array::from_fn(|i| rows[i / 4][4 * k + i % 4]);
+        }
     }
     #[inline(always)]
     fn zero_below(self, v: [f32; 16], x: [f32; 16], low: [f32; 16]) -> [f32; 16] {

@@ -77,6 +77,43 @@ macro_rules! sum_i8 {
     }};
 }
 
+/// [`Simd::interleave_2`] in 128 bits, which every x86-64 has: pairs, fours, then eights of rows.
+#[inline(always)]
+fn interleave_2(rows: [&[u8; 16]; 8], to: &mut [[[u8; 16]; 2]; 8], at: usize) {
+    proven!({
+        let row = rows.map(|row| _mm_loadu_si128(row.as_ptr().cast()));
+        let mut fours = [_mm_setzero_si128(); 8];
+        for half in 0..2 {
+            let r = 4 * half;
+            let low = [_mm_unpacklo_epi16(row[r], row[r + 1]), _mm_unpacklo_epi16(row[r + 2], row[r + 3])];
+            let high = [_mm_unpackhi_epi16(row[r], row[r + 1]), _mm_unpackhi_epi16(row[r + 2], row[r + 3])];
+            fours[half] = _mm_unpacklo_epi32(low[0], low[1]);
+            fours[2 + half] = _mm_unpackhi_epi32(low[0], low[1]);
+            fours[4 + half] = _mm_unpacklo_epi32(high[0], high[1]);
+            fours[6 + half] = _mm_unpackhi_epi32(high[0], high[1]);
+        }
+        for k in 0..4 {
+            let (a, b) = (fours[2 * k], fours[2 * k + 1]);
+            _mm_storeu_si128(to[2 * k][at].as_mut_ptr().cast(), _mm_unpacklo_epi64(a, b));
+            _mm_storeu_si128(to[2 * k + 1][at].as_mut_ptr().cast(), _mm_unpackhi_epi64(a, b));
+        }
+    });
+}
+
+/// [`Simd::interleave_4`] likewise.
+#[inline(always)]
+fn interleave_4(rows: [&[u8; 16]; 4], to: &mut [[[u8; 16]; 4]; 4], at: usize) {
+    proven!({
+        let row = rows.map(|row| _mm_loadu_si128(row.as_ptr().cast()));
+        let low = [_mm_unpacklo_epi32(row[0], row[1]), _mm_unpacklo_epi32(row[2], row[3])];
+        let high = [_mm_unpackhi_epi32(row[0], row[1]), _mm_unpackhi_epi32(row[2], row[3])];
+        for (k, [a, b]) in [low, high].into_iter().enumerate() {
+            _mm_storeu_si128(to[2 * k][at].as_mut_ptr().cast(), _mm_unpacklo_epi64(a, b));
+            _mm_storeu_si128(to[2 * k + 1][at].as_mut_ptr().cast(), _mm_unpackhi_epi64(a, b));
+        }
+    });
+}
+
 impl Simd for Avx2 {
     type F = [__m256; 2];
     const WIDE_TILE: bool = false;
@@ -219,6 +256,18 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn exponent(self, v: Self::F) -> Self::F {
         proven!(halves!(v in v => _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v)))))
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        proven!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()));
+    }
+    #[inline(always)]
+    fn interleave_2(self, rows: [&[u8; 16]; 8], to: &mut [[[u8; 16]; 2]; 8], at: usize) {
+        interleave_2(rows, to, at);
+    }
+    #[inline(always)]
+    fn interleave_4(self, rows: [&[u8; 16]; 4], to: &mut [[[u8; 16]; 4]; 4], at: usize) {
+        interleave_4(rows, to, at);
     }
     #[inline(always)]
     fn zero_below(self, v: Self::F, x: Self::F, low: Self::F) -> Self::F {
@@ -365,6 +414,18 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn exponent(self, v: __m512) -> __m512 {
         proven!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(v))))
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        proven!(_mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()));
+    }
+    #[inline(always)]
+    fn interleave_2(self, rows: [&[u8; 16]; 8], to: &mut [[[u8; 16]; 2]; 8], at: usize) {
+        interleave_2(rows, to, at);
+    }
+    #[inline(always)]
+    fn interleave_4(self, rows: [&[u8; 16]; 4], to: &mut [[[u8; 16]; 4]; 4], at: usize) {
+        interleave_4(rows, to, at);
     }
     #[inline(always)]
     fn zero_below(self, v: __m512, x: __m512, low: __m512) -> __m512 {

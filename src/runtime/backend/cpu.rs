@@ -8,7 +8,9 @@ use mdl_kernels::ops::elementwise::{all_finite, from_f16, to_f16};
 use mdl_kernels::ops::matmul::Packed;
 use mdl_kernels::ops::rope::rope;
 use mdl_kernels::region::{Kind, PlaneId, Planes, Team};
+use rayon::prelude::*;
 
+use super::cpu_split::{self, Stage};
 use super::cpu_step::{CpuOp, Scratch, angles, normalize, rope_kind};
 use super::{Backend, Column, Observer, State, observe};
 use crate::diagnostic::{Diagnostic, Errors, Result};
@@ -66,20 +68,28 @@ impl Cpu {
     }
 }
 
-/// Every matrix that is multiplied with, in panels; a table that is only looked up stays as it is.
+/// Every matrix that is multiplied with, in panels; a table that is only looked up stays as it is. What has been
+/// packed is no longer held as it is in its file, so that there is one copy of the weights, and of a few
+/// matrices two; rows of it may still be looked up.
 fn pack(program: &Program) -> Result<Vec<Option<Packed>>> {
-    let mut packed: Vec<Option<Packed>> = program.matrices.iter().map(|_| None).collect();
-    for op in &program.ops {
-        for id in op.weights() {
-            if packed[id.0].is_none() {
-                packed[id.0] = Packed::new(&program.matrices[id.0].weight()).map_err(|e| {
-                    let message = format!("there is no memory for the weights: {e}");
-                    Diagnostic::environment(message).code("out-of-memory")
-                })?;
+    let mut multiplied = vec![false; program.matrices.len()];
+    program.ops.iter().flat_map(Op::weights).for_each(|id| multiplied[id.0] = true);
+    let matrices = program.matrices.par_iter().zip(multiplied);
+    matrices
+        .map(|(matrix, multiplied)| {
+            if !multiplied {
+                return Ok(None);
             }
-        }
-    }
-    Ok(packed)
+            let packed = Packed::new(&matrix.weight()).map_err(|e| {
+                let message = format!("there is no memory for the weights: {e}");
+                Diagnostic::environment(message).code("out-of-memory")
+            })?;
+            if packed.is_some() {
+                matrix.release();
+            }
+            Ok(packed)
+        })
+        .collect()
 }
 
 /// The buffer that the hidden states are in, or are made of.
@@ -95,7 +105,10 @@ impl Backend for Cpu {
     }
 
     fn scratch_bytes(&self, room: &Room) -> u64 {
-        Scratch::bytes(&self.shared.program, room).saturating_mul(self.threads() as u64)
+        let (columns, width) = cpu_split::plane(&self.shared.program, room, self.threads());
+        let parts = (columns as u64).saturating_mul(width as u64).saturating_mul(4);
+        let scratch = Scratch::bytes(&self.shared.program, room).saturating_mul(self.threads() as u64);
+        scratch.saturating_add(parts)
     }
 
     fn state(&self, room: &Room) -> Result<Box<dyn State>> {
@@ -141,6 +154,8 @@ impl Backend for Cpu {
             let width = layout.width().ok_or_else(|| refused("the cache"))?;
             kv.push(planes.add(kind, layout.columns(), width).map_err(|_| refused("the cache"))?);
         }
+        let (columns, width) = cpu_split::plane(program, room, self.threads());
+        let parts = planes.add(Kind::F32, columns, width).map_err(|_| refused("attention"))?;
         let positions = program.spec.embedding_extras.positions;
         if positions > 0 && room.context > positions {
             let message =
@@ -156,6 +171,7 @@ impl Backend for Cpu {
             layout,
             planes,
             kv,
+            parts,
             angles: vec![Vec::new(); program.rotations.len()],
             outputs: 0,
         }))
@@ -170,6 +186,8 @@ struct CpuState {
     planes: Planes,
     /// The cache, a plane for each block.
     kv: Vec<PlaneId>,
+    /// The parts of attention.
+    parts: PlaneId,
     /// Cosines and sines of each rotation: `[columns, 2, pairs]`.
     angles: Vec<Vec<f32>>,
     /// Outputs of the last step.
@@ -229,9 +247,9 @@ impl CpuState {
         times: Option<&mut Vec<Duration>>,
     ) {
         let shared = &self.shared;
-        let operations: Vec<CpuOp<'_>> = shared.program.ops[ops]
-            .iter()
-            .map(|op| CpuOp {
+        let mut operations = Vec::with_capacity(ops.len());
+        for op in &shared.program.ops[ops] {
+            let whole = CpuOp {
                 op,
                 program: &shared.program,
                 packed: &shared.packed,
@@ -243,11 +261,25 @@ impl CpuState {
                 angles: &self.angles,
                 layout: self.layout,
                 kv: &self.kv,
-            })
-            .collect();
-        match times {
-            None => shared.team.run(&mut self.planes, &operations),
-            Some(times) => *times = shared.team.run_timed(&mut self.planes, &operations),
+                parts: self.parts,
+                stage: Stage::Whole,
+            };
+            match whole.split() {
+                None => operations.push(whole),
+                Some(split) => {
+                    operations.push(CpuOp { stage: Stage::Parts(split), ..whole });
+                    operations.push(CpuOp { stage: Stage::Merge(split), ..whole });
+                }
+            }
+        }
+        let Some(times) = times else { return shared.team.run(&mut self.planes, &operations) };
+        times.clear();
+        let measured = shared.team.run_timed(&mut self.planes, &operations);
+        for (operation, time) in operations.iter().zip(measured) {
+            match (&operation.stage, times.last_mut()) {
+                (Stage::Merge(_), Some(parts)) => *parts += time,
+                _ => times.push(time),
+            }
         }
     }
 

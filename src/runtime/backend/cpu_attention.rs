@@ -1,5 +1,7 @@
 //! Attention on the CPU: keys and values go to the cache, queries look at it.
 
+use std::ops::Range;
+
 use mdl_kernels::ops::attention::{Cached, Head, attention};
 use mdl_kernels::ops::elementwise::{scale, to_f16};
 use mdl_kernels::ops::norm::{layer_norm_in_place, rms_norm_in_place, rms_scale};
@@ -28,14 +30,21 @@ pub(super) struct Attend {
 }
 
 impl CpuOp<'_> {
-    /// Norm, where there is one, and rotation of one head of a query or key: head `i` of `all`.
-    fn prepare(&self, head: &mut [f32], (i, all): (usize, &[f32]), prepare: Prepare, column: usize) {
+    /// What a norm over all heads of a column multiplies with, where there is one.
+    fn norm_factor(&self, all: &[f32], prepare: Prepare) -> f32 {
+        match (prepare.norm, self.program.spec.attention.qk_norm) {
+            (Some(_), Some(QkNorm::All)) => rms_scale(self.level, all, self.program.spec.norm.epsilon),
+            _ => 1.0,
+        }
+    }
+
+    /// Norm, where there is one, and rotation of a query or key: head `i`, with the factor of the norm over all.
+    fn prepare(&self, head: &mut [f32], (i, factor): (usize, f32), prepare: Prepare, column: usize) {
         let (length, epsilon) = (head.len(), self.program.spec.norm.epsilon);
         if let Some(norm) = prepare.norm {
             let weight = self.vector(norm);
             match self.program.spec.attention.qk_norm {
                 Some(QkNorm::All) => {
-                    let factor = rms_scale(self.level, all, epsilon);
                     let weight = &weight[i * length..(i + 1) * length];
                     head.iter_mut().zip(weight).for_each(|(v, w)| *v = *v * factor * w);
                 }
@@ -61,14 +70,14 @@ impl CpuOp<'_> {
     }
 
     /// The last position of the sequence that column `c` is of, in this step.
-    fn last_position(&self, c: usize) -> usize {
+    pub(super) fn last_position(&self, c: usize) -> usize {
         let sequence = self.columns[c].sequence;
         let same = self.columns[c..].iter().take_while(|column| column.sequence == sequence);
         same.last().map_or(0, |column| column.position)
     }
 
     /// The positions that a query sees; `last` is the sequence's last.
-    fn sees(&self, position: usize, last: usize, window: Option<usize>) -> std::ops::Range<usize> {
+    pub(super) fn sees(&self, position: usize, last: usize, window: Option<usize>) -> Range<usize> {
         if self.program.spec.attention.causal {
             let end = position + 1;
             return window.map_or(0, |w| end.saturating_sub(w))..end;
@@ -103,7 +112,7 @@ impl CpuOp<'_> {
             head.extend_from_slice(&self.column(planes, qkv, c)[at..at + length]);
             if is_key {
                 let all = &self.column(planes, qkv, c)[keys_at..values_at];
-                self.prepare(head, (column, all), prepare, c);
+                self.prepare(head, (column, self.norm_factor(all, prepare)), prepare, c);
             }
             let slot = slot(self.tables[token.sequence], token.position);
             match (self.layout.kv, self.layout.kv.blocks()) {
@@ -152,33 +161,59 @@ impl CpuOp<'_> {
         planes: &Reader<'_>,
         tile: &mut Tile<'_>,
         scratch: &mut Scratch,
-        columns: std::ops::Range<usize>,
+        columns: Range<usize>,
+        op: &Attend,
+    ) {
+        let width = self.program.spec.group() * self.layout.value_length;
+        let kv_head = tile.rows.start / width;
+        self.queries(planes, scratch, columns.clone(), kv_head, op);
+        let head = self.head(planes, kv_head, columns.start, op);
+        let Scratch { queries, positions, attention: kept, floats, .. } = scratch;
+        floats.clear();
+        floats.resize(columns.len() * width, 0.0);
+        attention(self.level, &head, queries, positions, kept, floats);
+        let first = columns.start - tile.columns.start;
+        for (c, out) in floats.chunks_exact(width).enumerate() {
+            tile.f32(first + c).copy_from_slice(out);
+        }
+    }
+
+    /// Puts the queries of a key/value head's group into the scratch, and what they see: columns of one sequence.
+    pub(super) fn queries(
+        &self,
+        planes: &Reader<'_>,
+        scratch: &mut Scratch,
+        columns: Range<usize>,
+        kv_head: usize,
         op: &Attend,
     ) {
         let spec = &self.program.spec;
-        let KvLayout { heads, key_length, value_length, .. } = self.layout;
-        let group = spec.group();
-        let kv_head = tile.rows.start / (group * value_length);
+        let (group, key_length) = (spec.group(), self.layout.key_length);
         let last = self.last_position(columns.start);
         scratch.queries.clear();
         scratch.positions.clear();
-        for c in columns.clone() {
+        for c in columns {
             let range = self.sees(self.columns[c].position, last, op.window);
-            let first = kv_head * group * key_length;
+            let first = kv_head * group;
             let all = &self.column(planes, op.qkv, c)[..spec.attention.head_count * key_length];
-            let queries = &all[first..first + group * key_length];
+            let factor = self.norm_factor(all, op.prepare);
             let temperature = self.temperature(self.columns[c].position);
-            for (i, query) in queries.chunks_exact(key_length).enumerate() {
-                let at = scratch.queries.len();
-                scratch.queries.extend_from_slice(query);
-                let query = &mut scratch.queries[at..];
-                self.prepare(query, (kv_head * group + i, all), op.prepare, c);
+            let at = scratch.queries.len();
+            scratch.queries.extend_from_slice(&all[first * key_length..(first + group) * key_length]);
+            for (i, query) in scratch.queries[at..].chunks_exact_mut(key_length).enumerate() {
+                self.prepare(query, (first + i, factor), op.prepare, c);
                 if temperature != 1.0 {
                     scale(self.level, query, temperature);
                 }
                 scratch.positions.push(range.clone());
             }
         }
+    }
+
+    /// The keys and values that the sequence of column `c` has of a head.
+    pub(super) fn head<'p>(&'p self, planes: &Reader<'p>, kv_head: usize, c: usize, op: &Attend) -> Head<'p> {
+        let KvLayout { heads, key_length, value_length, .. } = self.layout;
+        let attention = &self.program.spec.attention;
         let width = self.layout.width().unwrap_or(0);
         let cached = |column: usize| {
             let range = column * width..(column + 1) * width;
@@ -190,22 +225,14 @@ impl CpuOp<'_> {
                 _ => Cached::F16(&planes.f16(self.kv[op.block])[range]),
             }
         };
-        let head = Head {
+        Head {
             keys: cached(kv_head),
             values: cached(heads + kv_head),
-            pages: self.tables[self.columns[columns.start].sequence],
+            pages: self.tables[self.columns[c].sequence],
             key_length,
             value_length,
-            scale: spec.attention.scale,
-            soft_cap: spec.attention.soft_cap,
-        };
-        let Scratch { queries, positions, attention: kept, floats, .. } = scratch;
-        floats.clear();
-        floats.resize(positions.len() * value_length, 0.0);
-        attention(self.level, &head, queries, positions, kept, floats);
-        let first = columns.start - tile.columns.start;
-        for (c, out) in floats.chunks_exact(group * value_length).enumerate() {
-            tile.f32(first + c).copy_from_slice(out);
+            scale: attention.scale,
+            soft_cap: attention.soft_cap,
         }
     }
 }

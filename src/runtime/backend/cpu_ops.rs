@@ -3,12 +3,13 @@
 
 use mdl_kernels::ops::activation::BLOCK;
 use mdl_kernels::ops::elementwise::{self, activate, add, add_scaled, gated, scale, soft_cap};
-use mdl_kernels::ops::matmul::{Activations, Columns, Product, Store, matmul};
+use mdl_kernels::ops::matmul::{Activations, Columns, Product, Store, matmul, tile_of_floats};
 use mdl_kernels::ops::row::dequantize_row;
 use mdl_kernels::region::{Grid, Operation, PlaneId, Reader, Tile};
 
 use super::cpu_attention::{Attend, Prepare};
 use super::cpu_experts::{Chosen, mix, route};
+use super::cpu_split::Stage;
 use super::cpu_step::{CpuOp, PANEL_ROWS, Scratch, attention_columns, normalize, plane};
 use crate::families::spec::Activation;
 use crate::runtime::program::{BufferId, Element, MatrixId, Op, VectorId};
@@ -82,6 +83,7 @@ impl Operation for CpuOp<'_> {
     fn output(&self) -> PlaneId {
         match self.op {
             Op::StoreKv { block, .. } => self.kv[*block],
+            _ if matches!(self.stage, Stage::Parts(_)) => self.parts,
             op => PlaneId(op.out().map_or(0, |b| b.0)),
         }
     }
@@ -112,25 +114,37 @@ impl Operation for CpuOp<'_> {
                 // Several tiles a thread, so that a slow one is waited for less.
                 let share = rows.div_ceil(4 * self.threads).next_multiple_of(PANEL_ROWS);
                 let count = self.count(*out);
-                Grid {
-                    columns: 0..count,
-                    tile_columns: count.max(1),
-                    rows: *at..*at + rows,
-                    tile_rows: share.clamp(PANEL_ROWS, 256),
-                }
+                let floats = weights.iter().all(|id| !self.program.takes_blocks(*id));
+                let (tile_rows, tile_columns) = floats
+                    .then(|| tile_of_floats(rows, count, self.threads))
+                    .flatten()
+                    .unwrap_or((share.clamp(PANEL_ROWS, 256), count.max(1)));
+                Grid { columns: 0..count, tile_columns, rows: *at..*at + rows, tile_rows }
             }
             Op::Experts { weights, out, at, .. } => self.grid_of_experts(weights, *out, *at),
             Op::StoreKv { .. } => {
                 let width = self.layout.width().unwrap_or(0);
                 Grid { columns: 0..self.layout.columns(), tile_columns: 1, rows: 0..width, tile_rows: width }
             }
-            Op::Attention { out, .. } => Grid {
-                columns: 0..self.count(*out),
-                // Sequences that each have one column share nothing.
-                tile_columns: if self.is_decode() { 1 } else { attention_columns(self.program.spec.group()) },
-                rows: 0..self.program.buffers[out.0].width,
-                tile_rows: self.program.spec.group() * self.layout.value_length,
-            },
+            Op::Attention { out, .. } => {
+                if let Stage::Parts(split) = self.stage {
+                    return self.grid_of_parts(split);
+                }
+                let group = self.program.spec.group();
+                let tiles = self.count(*out) * self.layout.heads;
+                let most = attention_columns(group);
+                Grid {
+                    columns: 0..self.count(*out),
+                    // Sequences that each have one column share nothing. Else several tiles a thread, where
+                    // they still have enough columns to share.
+                    tile_columns: match self.is_decode() {
+                        true => 1,
+                        false => tiles.div_ceil(4 * self.threads).clamp(most.div_ceil(4), most),
+                    },
+                    rows: 0..self.program.buffers[out.0].width,
+                    tile_rows: group * self.layout.value_length,
+                }
+            }
         }
     }
 
@@ -172,12 +186,12 @@ impl Operation for CpuOp<'_> {
             }
             Op::Attention { block, qkv, norm, rotation, window, .. } => {
                 let prepare = Prepare { norm: *norm, rotation: *rotation };
-                self.attend(
-                    planes,
-                    tile,
-                    scratch,
-                    &Attend { block: *block, qkv: *qkv, prepare, window: *window },
-                );
+                let op = Attend { block: *block, qkv: *qkv, prepare, window: *window };
+                match self.stage {
+                    Stage::Whole => self.attend(planes, tile, scratch, &op),
+                    Stage::Parts(split) => self.parts(planes, tile, scratch, &op, split),
+                    Stage::Merge(split) => self.merge(planes, tile, scratch, (&op, self.parts, split)),
+                }
             }
             Op::Route { input, normalised, .. } => {
                 route(self.column(planes, *input, c), *normalised, tile.f32(0));

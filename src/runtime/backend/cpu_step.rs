@@ -9,6 +9,7 @@ use mdl_kernels::ops::rope::{self, Frequencies};
 use mdl_kernels::region::{Grid, PlaneId, Reader, Tile};
 
 use super::Column;
+use super::cpu_split::Stage;
 use crate::families::spec::{NormKind, RopeKind};
 use crate::runtime::kv::{KvLayout, PageId};
 use crate::runtime::program::{BufferId, Element, Extent, MatrixId, Norm, Op, Program, Room, VectorId};
@@ -46,7 +47,8 @@ impl Scratch {
     }
 }
 
-/// An operation of a step, with what it needs to know of the step.
+/// An operation of a step, or a stage of one, with what it needs to know of the step.
+#[derive(Clone, Copy)]
 pub(super) struct CpuOp<'a> {
     pub op: &'a Op,
     pub program: &'a Program,
@@ -62,6 +64,9 @@ pub(super) struct CpuOp<'a> {
     pub angles: &'a [Vec<f32>],
     pub layout: KvLayout,
     pub kv: &'a [PlaneId],
+    /// The parts of attention.
+    pub parts: PlaneId,
+    pub stage: Stage,
 }
 
 /// The kernels' name of a kind of rotation; `None` for none.

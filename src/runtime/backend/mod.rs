@@ -4,6 +4,7 @@ pub mod cpu;
 mod cpu_attention;
 mod cpu_experts;
 mod cpu_ops;
+mod cpu_split;
 mod cpu_step;
 mod observe;
 

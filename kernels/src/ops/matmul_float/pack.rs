@@ -7,9 +7,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::matmul::Weight;
-use super::super::simd::LANES;
-use crate::TensorType;
+use super::super::on_level;
+use super::super::simd::{LANES, Simd};
 use crate::memory::Pages;
+use crate::{Level, TensorType};
 
 /// A weight of F16, BF16 or F32 in panels of 16 rows, `[rows / 16, cols, 16]`. Rows that fill up the last
 /// panel are zeros.
@@ -37,10 +38,11 @@ impl PackedFloat {
             return Ok(None);
         }
         let size = PackedFloat::bytes_of(ty, rows, cols).ok_or(io::ErrorKind::OutOfMemory)?;
+        let level = Level::current();
         let mut bytes = Pages::<u8>::zeroed(size)?;
         bytes.par_chunks_exact_mut(panel_bytes(weight)).enumerate().for_each(|(panel, to)| {
             let start = panel * LANES;
-            pack_panel(weight, start..(start + LANES).min(rows), to);
+            pack_panel(level, weight, start..(start + LANES).min(rows), to);
         });
         Ok(Some(PackedFloat { ty, rows, cols, bytes }))
     }
@@ -67,26 +69,92 @@ pub(super) fn panel_bytes(weight: &Weight<'_>) -> usize {
 }
 
 /// Interleaves up to 16 rows; rows that are missing are zeros.
-pub(super) fn pack_panel(weight: &Weight<'_>, rows: Range<usize>, to: &mut [u8]) {
-    let bytes = weight.row_range(rows.clone());
-    match weight.tensor_type().block_bytes() {
-        2 => interleave::<2>(bytes, rows.len(), to),
-        _ => interleave::<4>(bytes, rows.len(), to),
+pub(super) fn pack_panel(level: Level, weight: &Weight<'_>, rows: Range<usize>, to: &mut [u8]) {
+    let (from, rows) = (weight.row_range(rows.clone()), rows.len());
+    if weight.tensor_type().block_bytes() == 2 {
+        on_level!(level, interleave_2(from: &[u8], rows: usize, to: &mut [u8]));
+    } else {
+        on_level!(level, interleave_4(from: &[u8], rows: usize, to: &mut [u8]));
     }
 }
 
-/// `from` is `[rows, cols]`, `to` is `[cols, 16]`, of values of `B` bytes.
-fn interleave<const B: usize>(from: &[u8], rows: usize, to: &mut [u8]) {
-    if rows == 0 {
-        return;
+/// Interleaves values of `$bytes` bytes, `$some` of each of so many rows at a time: `from` is
+/// `[rows, cols]`, `to` is `[cols, 16]`.
+macro_rules! interleave {
+    ($name:ident, $bytes:literal, $some:literal) => {
+        #[inline(always)]
+        fn $name<S: Simd>(s: S, from: &[u8], rows: usize, to: &mut [u8]) {
+            const ZEROS: [u8; 16] = [0; 16];
+            let mut of = [[].as_slice(); LANES];
+            for (of, row) in of.iter_mut().zip(from.chunks_exact((from.len() / rows.max(1)).max(1))) {
+                *of = row;
+            }
+            let sixteens = of.map(|row| row.as_chunks::<16>().0);
+            let vectors = to.as_chunks_mut::<16>().0.as_chunks_mut::<{ LANES / $some }>().0;
+            let (whole, rest) = vectors.as_chunks_mut::<$some>();
+            let done = $some * whole.len();
+            for (i, to) in whole.iter_mut().enumerate() {
+                for part in 0..LANES / $some {
+                    let mut rows = [&ZEROS; $some];
+                    for (row, of) in rows.iter_mut().zip(&sixteens[part * $some..]) {
+                        *row = of.get(i).unwrap_or(&ZEROS);
+                    }
+                    s.$name(rows, to, part);
+                }
+            }
+            for (k, to) in rest.iter_mut().enumerate() {
+                let values = to.as_flattened_mut().as_chunks_mut::<$bytes>().0;
+                for (value, row) in values.iter_mut().zip(&of) {
+                    *value = row.as_chunks().0.get(done + k).copied().unwrap_or_default();
+                }
+            }
+        }
+    };
+}
+interleave!(interleave_2, 2, 8);
+interleave!(interleave_4, 4, 4);
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::tests::Random;
+    use super::*;
+
+    #[test]
+    fn a_panel_is_sixteen_rows_interleaved() {
+        let mut random = Random(8);
+        for ty in [TensorType::F32, TensorType::F16, TensorType::BF16] {
+            let size = ty.block_bytes();
+            for (rows, cols) in [(1, 1), (3, 9), (16, 8), (17, 5), (31, 67), (0, 3)] {
+                let bytes = random.bytes(rows * cols * size);
+                let weight = Weight::new(ty, rows, cols, &bytes).unwrap();
+                let mut expected = vec![0; rows.next_multiple_of(LANES) * cols * size];
+                for (row, values) in bytes.chunks(cols * size).enumerate() {
+                    for (k, value) in values.chunks(size).enumerate() {
+                        let at = ((row / LANES * cols + k) * LANES + row % LANES) * size;
+                        expected[at..at + size].copy_from_slice(value);
+                    }
+                }
+                let packed = PackedFloat::new(&weight).unwrap().unwrap();
+                assert!(packed.is_of(&weight));
+                assert_eq!(*packed.bytes, *expected, "{ty} {rows}x{cols}");
+                assert_eq!(PackedFloat::bytes_of(ty, rows, cols), Some(expected.len()));
+                for level in Level::available() {
+                    // What was there before does not stay.
+                    let mut panel = vec![0xff; panel_bytes(&weight)];
+                    let last = rows.saturating_sub(1) / LANES * LANES..rows;
+                    pack_panel(level, &weight, last.clone(), &mut panel);
+                    let expected = expected.chunks(panel.len()).next_back().map(<[u8]>::to_vec);
+                    assert_eq!(panel, expected.unwrap_or(vec![0; panel.len()]), "{ty} {level:?} {last:?}");
+                }
+            }
+        }
     }
-    let zeros = vec![[0; B]; if rows < LANES { from.len() / rows / B } else { 0 }];
-    let from = from.as_chunks::<B>().0;
-    let cols = from.len() / rows;
-    let from: [&[[u8; B]]; LANES] =
-        std::array::from_fn(|r| if r < rows { &from[r * cols..(r + 1) * cols] } else { &zeros[..] });
-    let to = to.as_chunks_mut::<B>().0.as_chunks_mut::<LANES>().0;
-    for (k, to) in to.iter_mut().enumerate() {
-        *to = std::array::from_fn(|r| from[r][k]);
+
+    #[test]
+    fn only_floats_are_packed() {
+        let weight = Weight::new(TensorType::Q8_0, 1, 32, &[0; 34]).unwrap();
+        assert!(PackedFloat::new(&weight).unwrap().is_none());
+        assert_eq!(PackedFloat::bytes_of(TensorType::Q8_0, 1, 32), None);
+        assert_eq!(PackedFloat::bytes_of(TensorType::F32, usize::MAX, 2), None);
     }
 }

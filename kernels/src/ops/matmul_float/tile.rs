@@ -19,10 +19,13 @@ pub(super) trait Float {
     /// Sixteen values.
     type Chunk;
 
+    fn load<S: Simd>(s: S, chunk: &Self::Chunk) -> S::F;
+}
+
+/// A type that weights are stored as.
+pub(super) trait Stored: Float {
     /// Whole panels in sixteens.
     fn chunks(panels: &[u8]) -> &[Self::Chunk];
-
-    fn load<S: Simd>(s: S, chunk: &Self::Chunk) -> S::F;
 }
 
 pub(super) struct F32;
@@ -37,12 +40,15 @@ macro_rules! float {
             type Chunk = [u8; $bytes * LANES];
 
             #[inline(always)]
-            fn chunks(panels: &[u8]) -> &[Self::Chunk] {
-                panels.as_chunks().0
-            }
-            #[inline(always)]
             fn load<S: Simd>(s: S, chunk: &Self::Chunk) -> S::F {
                 s.$load(chunk)
+            }
+        }
+
+        impl Stored for $name {
+            #[inline(always)]
+            fn chunks(panels: &[u8]) -> &[Self::Chunk] {
+                panels.as_chunks().0
             }
         }
     };
@@ -54,10 +60,6 @@ float!(Bf16, 2, load_bf16);
 impl Float for Wide {
     type Chunk = Line;
 
-    #[inline(always)]
-    fn chunks(panels: &[u8]) -> &[Line] {
-        bytemuck::cast_slice(panels)
-    }
     #[inline(always)]
     fn load<S: Simd>(s: S, chunk: &Line) -> S::F {
         s.load(&chunk.0)
@@ -119,21 +121,38 @@ fn block<S: Simd, T: Float, const P: usize, const C: usize>(
 ) -> [[S::F; C]; P] {
     let mut sums = [[s.splat(0.0); C]; P];
     let len = a[0].len();
+    let a = a.map(|a| a[..len].as_chunks::<LANES>());
     let x = x.as_chunks::<C>().0;
-    let a = a.map(|a| &a[..len]);
-    // No closures in the loop: one would not have the target feature.
-    for (i, x) in x[..len.div_ceil(LANES)].iter().enumerate() {
-        for k in 0..LANES.min(len - i * LANES) {
+    // No closures here: one would not have the target feature.
+    macro_rules! step {
+        ($a:expr, $x:expr, $k:expr) => {
             let mut w = [s.splat(0.0); P];
             for p in 0..P {
-                w[p] = T::load(s, &a[p][i * LANES + k]);
+                w[p] = T::load(s, &$a[p][$k]);
             }
             for c in 0..C {
-                let x = s.splat(x[c][k]);
+                let x = s.splat($x[c][$k]);
                 for p in 0..P {
                     sums[p][c] = s.fma(w[p], x, sums[p][c]);
                 }
             }
+        };
+    }
+    let (whole, rest) = (len / LANES, len % LANES);
+    let lines = a.map(|a| &a.0[..whole]);
+    for (i, x) in x[..whole].iter().enumerate() {
+        let a = lines.map(|a| &a[i]);
+        for k in (0..LANES).step_by(4) {
+            step!(a, x, k);
+            step!(a, x, k + 1);
+            step!(a, x, k + 2);
+            step!(a, x, k + 3);
+        }
+    }
+    if rest > 0 {
+        let (a, x) = (a.map(|a| &a.1[..rest]), &x[whole]);
+        for k in 0..rest {
+            step!(a, x, k);
         }
     }
     sums
@@ -190,23 +209,21 @@ pub(super) fn column<S: Simd, T: Float, const P: usize>(
     out
 }
 
-/// Adds one block's sums to `sums`, `[columns, stride]` of which the first `P` are the panels'; the first
-/// block's sums replace them.
+/// Adds one block's sums to `sums`, `[C, P]`; the first block's sums replace them.
 #[inline(always)]
 pub(super) fn add_block<S: Simd, T: Float, const P: usize, const C: usize>(
     s: S,
     a: [&[T::Chunk]; P],
     x: &[Line],
     sums: &mut [Line],
-    stride: usize,
     first: bool,
 ) {
     let of_block = block::<S, T, P, C>(s, a, bytemuck::cast_slice(x));
+    let Some(to) = sums.as_chunks_mut::<P>().0.first_chunk_mut::<C>() else { return };
     for c in 0..C {
-        let to = &mut sums[c * stride..][..P];
         for p in 0..P {
-            let sum = if first { of_block[p][c] } else { s.add(s.load(&to[p].0), of_block[p][c]) };
-            s.store(sum, &mut to[p].0);
+            let to = &mut to[c][p].0;
+            s.store(if first { of_block[p][c] } else { s.add(s.load(to), of_block[p][c]) }, to);
         }
     }
 }
