@@ -68,9 +68,10 @@ MDL = [str(O.mdl), "--store", str(STORE), "--progress", "none", "--threads", str
 
 def run(*command, **kwargs):
     """The standard output of a command that succeeds."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, stdin=subprocess.DEVNULL, **kwargs)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | kwargs
+    done = subprocess.run([str(c) for c in command], text=True, stdin=subprocess.DEVNULL, **pipes)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit code {done.returncode}\n{(done.stderr or done.stdout)[-2000:]}")
     return done.stdout
 
 
@@ -123,12 +124,15 @@ def rival_speed(rival, path, prompt, generate, depth=0, flash=False):
 
 
 def rival_batch(rival, path, prompt, generate, sequences):
-    flags = ["-rtr", "-fa"] if rival == "ik_llama.cpp" else []
-    context = sequences * (prompt + generate) + 64
-    out = run(BIN[rival] / "llama-batched-bench", "-m", path, "-t", O.threads, "-c", context, "-npp", prompt,
-              "-ntg", generate, "-npl", sequences, "--output-format", "jsonl", *flags)
-    lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    return [lines[-1]["speed_tg"]]
+    tests = ["-c", sequences * (prompt + generate) + 64, "-npp", prompt, "-ntg", generate, "-npl", sequences]
+    command = [BIN[rival] / "llama-batched-bench", "-m", path, "-t", O.threads, *tests]
+    if rival == "llama.cpp":
+        out = run(*command, "--output-format", "jsonl")
+        return [json.loads(line)["speed_tg"] for line in out.splitlines() if line.startswith("{")][-1:]
+    # It prints a table, of which the eighth column is the speed of writing, to its log.
+    out = run(*command, "-rtr", "-fa", "on", stderr=subprocess.STDOUT)
+    rows = [line.split("|") for line in out.splitlines() if line.startswith("|")]
+    return [float(row[8]) for row in rows if row[1].strip().isdigit()][-1:]
 
 
 def process(*command):

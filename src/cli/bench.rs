@@ -64,7 +64,7 @@ pub(super) struct Bench {
     #[arg(long, value_name = "TYPE")]
     kv_cache_type: Option<String>,
 
-    /// Also look at each operation
+    /// Also show where the time goes: each operation beside what memory and vector units did at most in this run
     #[arg(long)]
     profile: bool,
 
