@@ -18,7 +18,7 @@ use crate::ir::Module;
 use crate::modelfile::{self, Checked, Recipe};
 use crate::passes::{Context, fuse, import, package, quantize, resolve, unfused, verify};
 use crate::prompt::{self, Limits, Renderer};
-use crate::store::{Layer, Name, Published, Store};
+use crate::store::{Layer, Name, Published, Store, WriteBehind};
 use crate::world::{self, EntryKind, World};
 
 pub use templates::{is_template, read_template, template};
@@ -133,7 +133,7 @@ pub fn write_gguf(module: &Module, path: &Path, progress: &dyn Progress) -> Resu
 ///
 /// # Errors
 /// The file cannot be written, or those of `write`.
-pub fn write_file<T>(path: &Path, write: impl FnOnce(&mut (dyn Write + Send)) -> Result<T>) -> Result<T> {
+pub fn write_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -142,7 +142,7 @@ pub fn write_file<T>(path: &Path, write: impl FnOnce(&mut (dyn Write + Send)) ->
     // A device or a pipe is written to; to put a file in its place would be the end of it.
     if std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
         let file = std::fs::OpenOptions::new().write(true).open(path).map_err(|e| failed(&e))?;
-        let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
+        let mut out = std::io::BufWriter::with_capacity(codegen::BUFFER, file);
         let written = write(&mut out)?;
         out.flush().map_err(|e| failed(&e))?;
         return Ok(written);
@@ -152,10 +152,34 @@ pub fn write_file<T>(path: &Path, write: impl FnOnce(&mut (dyn Write + Send)) ->
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let file = builder.tempfile_in(directory).map_err(|e| failed(&e))?;
-    let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
+    let mut out = std::io::BufWriter::with_capacity(codegen::BUFFER, Behind::new(file));
     let written = write(&mut out)?;
-    let file = out.into_inner().map_err(|e| failed(e.error()))?;
-    file.as_file().sync_all().map_err(|e| failed(&e))?;
+    let Behind { mut behind, file } = out.into_inner().map_err(|e| failed(e.error()))?;
+    behind.sync(file.as_file()).map_err(|e| failed(&e))?;
     file.persist(path).map_err(|e| failed(&e.error))?;
     Ok(written)
+}
+
+/// A temporary file that goes to the disk while it is written.
+struct Behind {
+    behind: WriteBehind,
+    file: tempfile::NamedTempFile,
+}
+
+impl Behind {
+    fn new(file: tempfile::NamedTempFile) -> Behind {
+        Behind { behind: WriteBehind::default(), file }
+    }
+}
+
+impl Write for Behind {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.as_file_mut().write(buf)?;
+        self.behind.wrote(self.file.as_file(), written);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

@@ -62,7 +62,7 @@ pub fn weights_layer(
     }
     adapters::refuse_unchanging(module)?;
     let reuse = earlier(store, &keys)?;
-    let mut out = BufWriter::with_capacity(PIECE, writer.blob(None)?);
+    let mut out = BufWriter::with_capacity(emit::BUFFER, writer.blob(None)?);
     let emitted = emit_gguf(module, &reuse, &mut out, store.root(), progress)?;
     let out = out.into_inner().map_err(|e| emit::write_failed(e.error(), store.root()))?;
     sources.still_the_same(world)?;

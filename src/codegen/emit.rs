@@ -1,18 +1,17 @@
 //! Streams a module into a GGUF file.
 //!
-//! Tensors are cut into chunks of rows. While one window of chunks is written, the next is made on
-//! all cores, so memory holds two windows whatever the size of the model, and the order of the
-//! bytes does not depend on who finished first.
+//! Tensors are cut into chunks of rows, which all cores make while this thread writes, so memory holds
+//! a few chunks whatever the size of the model, and the order of the bytes does not depend on who
+//! finished first.
 
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::evaluate::{Evaluator, chunk_rows};
 use super::key::layout;
+use super::line;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::formats::gguf::GgufWriter;
 use crate::ir::{Module, Tensor};
@@ -53,6 +52,9 @@ pub struct Emitted {
     pub tensors: Vec<Range<u64>>,
 }
 
+/// Bytes to gather before a write: headers and vectors. Chunks of matrices are longer and need no copy.
+pub const BUFFER: usize = 1 << 16;
+
 /// Bytes copied at a time.
 const COPY_BYTES: u64 = 1 << 20;
 
@@ -70,7 +72,7 @@ enum Source<'a> {
 pub fn emit_gguf(
     module: &Module,
     reuse: &[Option<Reuse>],
-    out: &mut (dyn Write + Send),
+    out: &mut dyn Write,
     place: &Path,
     progress: &dyn Progress,
 ) -> Result<Emitted> {
@@ -81,20 +83,13 @@ pub fn emit_gguf(
         tensors: layout.tensors().iter().map(|t| t.offset..t.offset + t.len).collect(),
     };
     let mut writer = GgufWriter::new(out, layout).map_err(|e| write_failed(&e, place))?;
-    for (i, tensor) in module.tensors.iter().enumerate() {
-        progress.tensor(&tensor.name, i, module.tensors.len());
-        let source = match reuse.get(i).and_then(Option::as_ref) {
-            Some(reuse) => {
-                let range = &emitted.tensors[i];
-                Source::Copy(reuse, range.end - range.start)
-            }
-            None => Source::Evaluate(Box::new(Evaluator::new(&tensor.expr, &module.files)?)),
-        };
-        stream(tensor, &source, &mut |bytes| {
-            progress.advance(bytes.len() as u64);
-            writer.write_data(bytes).map_err(|e| write_failed(&e, place).into())
-        })?;
-    }
+    let copied = |i: usize| {
+        let range = emitted.tensors.get(i)?;
+        Some(Source::Copy(reuse.get(i)?.as_ref()?, range.end - range.start))
+    };
+    stream(module, &copied, progress, &mut |bytes| {
+        writer.write_data(bytes).map_err(|e| write_failed(&e, place).into())
+    })?;
     writer.finish().map_err(|e| write_failed(&e, place))?;
     progress.end();
     Ok(emitted)
@@ -107,68 +102,81 @@ pub fn emit_gguf(
 pub(super) fn check_tensors(module: &Module, progress: &dyn Progress) -> Result<()> {
     let total = module.tensors.iter().filter_map(|t| t.expr.byte_len()).fold(0, u64::saturating_add);
     progress.begin("checking blocks", total);
-    for (i, tensor) in module.tensors.iter().enumerate() {
-        progress.tensor(&tensor.name, i, module.tensors.len());
-        let source = Source::Evaluate(Box::new(Evaluator::new(&tensor.expr, &module.files)?));
-        stream(tensor, &source, &mut |bytes| {
-            progress.advance(bytes.len() as u64);
-            Ok(())
-        })?;
-    }
+    stream(module, &|_| None, progress, &mut |_| Ok(()))?;
     progress.end();
     Ok(())
 }
 
-/// Gives the chunks of one tensor to `sink`, in order.
-fn stream(
-    tensor: &Tensor,
-    source: &Source<'_>,
-    sink: &mut (dyn FnMut(&[u8]) -> Result<()> + Send),
-) -> Result<()> {
-    let (rows, step) = match source {
+/// A run of a tensor's rows.
+struct Chunk<'a> {
+    /// The place of the tensor in the module.
+    at: usize,
+    source: Arc<Source<'a>>,
+    rows: Range<u64>,
+}
+
+/// The chunks of a tensor.
+fn chunks(at: usize, source: Source<'_>) -> impl Iterator<Item = Chunk<'_>> {
+    let (rows, step) = match &source {
         Source::Evaluate(e) => (e.rows(), chunk_rows(e.cols() as u64)),
         Source::Copy(_, len) => (*len, COPY_BYTES),
     };
-    let window = step.saturating_mul(4 * rayon::current_num_threads() as u64);
-    let mut ready: Vec<Vec<u8>> = Vec::new();
-    let mut start = 0;
-    loop {
-        let end = start + window.min(rows - start);
-        let ranges: Vec<Range<u64>> =
-            (start..end).step_by(step as usize).map(|s| s..end.min(s + step)).collect();
-        let (wrote, made) = rayon::join(
-            || ready.iter().try_for_each(|bytes| sink(bytes)),
-            || ranges.into_par_iter().map(|range| chunk(tensor, source, range)).collect::<Result<Vec<_>>>(),
-        );
-        wrote?;
-        ready = made?;
-        if ready.is_empty() {
-            return Ok(());
-        }
-        start = end;
-    }
+    let source = Arc::new(source);
+    (0..rows.div_ceil(step)).map(move |i| {
+        let start = i * step;
+        Chunk { at, source: source.clone(), rows: start..rows.min(start.saturating_add(step)) }
+    })
 }
 
-/// Makes one chunk, and checks what it made.
-fn chunk(tensor: &Tensor, source: &Source<'_>, rows: Range<u64>) -> Result<Vec<u8>> {
-    match source {
+/// Gives the bytes of every tensor to `sink`, in order. `copied` has those that need not be made.
+fn stream<'a>(
+    module: &'a Module,
+    copied: &dyn Fn(usize) -> Option<Source<'a>>,
+    progress: &dyn Progress,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let jobs = module.tensors.iter().enumerate().flat_map(|(at, tensor)| {
+        let source = match copied(at) {
+            Some(source) => Ok(source),
+            None => Evaluator::new(&tensor.expr, &module.files).map(|e| Source::Evaluate(Box::new(e))),
+        };
+        let (failed, chunks) = match source {
+            Ok(source) => (None, Some(chunks(at, source))),
+            Err(errors) => (Some(Err(errors)), None),
+        };
+        failed.into_iter().chain(chunks.into_iter().flatten().map(Ok))
+    });
+    let make = |chunk: &Chunk<'_>, bytes: &mut Vec<u8>| fill(&module.tensors[chunk.at], chunk, bytes);
+    let mut last = None;
+    line::in_order(jobs, &make, &mut |chunk, bytes| {
+        if last != Some(chunk.at) {
+            last = Some(chunk.at);
+            progress.tensor(&module.tensors[chunk.at].name, chunk.at, module.tensors.len());
+        }
+        progress.advance(bytes.len() as u64);
+        sink(bytes)
+    })
+}
+
+/// Makes one chunk in `bytes`, which is empty, and checks what it made.
+fn fill(tensor: &Tensor, chunk: &Chunk<'_>, bytes: &mut Vec<u8>) -> Result<()> {
+    let rows = chunk.rows.clone();
+    match &*chunk.source {
         Source::Copy(reuse, _) => {
-            let mut bytes = vec![0; (rows.end - rows.start) as usize];
-            reuse.file.read_at(reuse.offset + rows.start, &mut bytes).map_err(|e| {
-                of_tensor(tensor, Diagnostic::environment(format!("cannot read the cache: {e}")))
-            })?;
-            Ok(bytes)
+            bytes.resize((rows.end - rows.start) as usize, 0);
+            reuse.file.read_at(reuse.offset + rows.start, bytes).map_err(|e| {
+                of_tensor(tensor, Diagnostic::environment(format!("cannot read the cache: {e}"))).into()
+            })
         }
         Source::Evaluate(evaluator) => {
-            let bytes = evaluator.bytes(rows.clone()).map_err(|mut errors| {
+            evaluator.append_bytes(rows.clone(), bytes).map_err(|mut errors| {
                 errors.0 = errors.0.into_iter().map(|d| of_tensor(tensor, d)).collect();
                 errors
             })?;
-            mdl_kernels::check(tensor.expr.dtype(), &bytes).map_err(|bad| {
+            mdl_kernels::check(tensor.expr.dtype(), bytes).map_err(|bad| {
                 let message = format!("rows {} to {}: {bad}", rows.start, rows.end);
-                of_tensor(tensor, Diagnostic::error(message).code("bad-block"))
-            })?;
-            Ok(bytes)
+                of_tensor(tensor, Diagnostic::error(message).code("bad-block")).into()
+            })
         }
     }
 }

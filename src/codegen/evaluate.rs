@@ -16,6 +16,9 @@ use crate::ir::{Expr, Shape, SourceFile};
 /// The most values that a chunk is meant to have: 1 MiB of float32.
 const CHUNK_VALUES: u64 = 1 << 18;
 
+/// Values that are encoded at a time: 128 KiB of float32, which stay close to the core.
+const PIECE_VALUES: u64 = 1 << 15;
+
 /// The most bytes a matrix may have that is read whole: the factors of adapters, and matrices that
 /// are transposed.
 const WHOLE_BYTES: u64 = 1 << 30;
@@ -126,8 +129,16 @@ impl<'a> Evaluator<'a> {
     /// The source cannot be read, or a value cannot be encoded.
     pub fn bytes(&self, rows: Range<u64>) -> Result<Vec<u8>> {
         let mut out = Vec::new();
-        self.bytes_of(&self.node, rows, &mut out)?;
+        self.append_bytes(rows, &mut out)?;
         Ok(out)
+    }
+
+    /// [`bytes`](Self::bytes), after what `out` holds.
+    ///
+    /// # Errors
+    /// As [`bytes`](Self::bytes).
+    pub fn append_bytes(&self, rows: Range<u64>, out: &mut Vec<u8>) -> Result<()> {
+        self.bytes_of(&self.node, rows, out)
     }
 
     /// Rows as float32.
@@ -155,14 +166,15 @@ impl<'a> Evaluator<'a> {
                 self.read(*file, offset + rows.start * width as u64, &mut out[at..])
             }
             Node::PermuteRope { of, head_rows, inverse } => {
-                // A head's rows come from two runs of its input; read the heads touched once.
-                let heads = rows.start / head_rows * head_rows..rows.end.div_ceil(*head_rows) * head_rows;
-                let mut input = Vec::new();
-                self.bytes_of(of, heads.clone(), &mut input)?;
-                let width = input.len() / (heads.end - heads.start).max(1) as usize;
-                for row in rows {
-                    let from = (permuted_from(row, *head_rows, *inverse) - heads.start) as usize * width;
-                    out.extend_from_slice(&input[from..from + width]);
+                let (mut input, at) = (Vec::new(), out.len());
+                for run in permuted_runs(rows.clone(), *head_rows, *inverse) {
+                    input.clear();
+                    self.bytes_of(of, run.input.clone(), &mut input)?;
+                    let width = input.len() / (run.input.end - run.input.start).max(1) as usize;
+                    out.resize(at + (rows.end - rows.start) as usize * width, 0);
+                    for (to, from) in run.moves(&rows) {
+                        out[at + to * width..][..width].copy_from_slice(&input[from * width..][..width]);
+                    }
                 }
                 Ok(())
             }
@@ -174,15 +186,24 @@ impl<'a> Evaluator<'a> {
                 Ok(())
             }
             Node::Encode { of, dtype, imatrix, rows_each } => {
+                let piece = (PIECE_VALUES / (self.cols as u64).max(1)).max(1);
+                let mut buffer = Vec::new();
                 for (part, range) in stacked(rows, *rows_each) {
-                    let global = part as u64 * rows_each + range.start..part as u64 * rows_each + range.end;
-                    let mut values = vec![0.0; self.row_values(&global, self.cols)?];
-                    self.values_of(of, global.clone(), self.cols, &mut values)?;
+                    let first = part as u64 * rows_each;
                     let weights = imatrix.and_then(|w| match w.len() / self.cols {
                         0 | 1 => Some(w),
                         _ => w.get(part * self.cols..(part + 1) * self.cols),
                     });
-                    self.encode(*dtype, &values, weights, global.start, out)?;
+                    for start in range.clone().step_by(piece as usize) {
+                        let rows = first + start..first + range.end.min(start + piece);
+                        let count = self.row_values(&rows, self.cols)?;
+                        if buffer.len() < count {
+                            buffer.resize(count, 0.0);
+                        }
+                        let values = &mut buffer[..count];
+                        self.values_of(of, rows.clone(), self.cols, values)?;
+                        self.encode(*dtype, values, weights, rows.start, out)?;
+                    }
                 }
                 Ok(())
             }
@@ -232,12 +253,12 @@ impl<'a> Evaluator<'a> {
             Node::Const(values) => copy_rows(values, rows, cols, out),
             Node::Whole(values) => copy_rows(values, rows, cols, out),
             Node::PermuteRope { of, head_rows, inverse } => {
-                let heads = rows.start / head_rows * head_rows..rows.end.div_ceil(*head_rows) * head_rows;
-                let mut input = vec![0.0; self.row_values(&heads, cols)?];
-                self.values_of(of, heads.clone(), cols, &mut input)?;
-                for (row, out) in rows.zip(out.chunks_exact_mut(cols)) {
-                    let from = (permuted_from(row, *head_rows, *inverse) - heads.start) as usize * cols;
-                    out.copy_from_slice(&input[from..from + cols]);
+                for run in permuted_runs(rows.clone(), *head_rows, *inverse) {
+                    let mut input = vec![0.0; self.row_values(&run.input, cols)?];
+                    self.values_of(of, run.input.clone(), cols, &mut input)?;
+                    for (to, from) in run.moves(&rows) {
+                        out[to * cols..][..cols].copy_from_slice(&input[from * cols..][..cols]);
+                    }
                 }
                 Ok(())
             }
@@ -390,6 +411,44 @@ fn permuted_from(row: u64, head_rows: u64, inverse: bool) -> u64 {
         false => head + within % 2 * half + within / 2,
         true => head + within % half * 2 + within / half,
     }
+}
+
+/// Rows of a `PermuteRope` that come from one run of its input.
+struct PermutedRun {
+    input: Range<u64>,
+    /// Each output row and its input row.
+    rows: Vec<(u64, u64)>,
+}
+
+impl PermutedRun {
+    /// The place of each row among the output `rows`, and that among the input of this run.
+    fn moves(&self, rows: &Range<u64>) -> impl Iterator<Item = (usize, usize)> {
+        let (first, input) = (rows.start, self.input.start);
+        self.rows.iter().map(move |(to, from)| ((to - first) as usize, (from - input) as usize))
+    }
+}
+
+/// The input of a run of rows of a `PermuteRope`. Each head's rows come from both halves of its input, of which no
+/// more is named than is needed.
+fn permuted_runs(
+    rows: Range<u64>,
+    head_rows: u64,
+    inverse: bool,
+) -> impl Iterator<Item = PermutedRun> {
+    let half = (head_rows / 2).max(1);
+    let heads = rows.start / head_rows..rows.end.div_ceil(head_rows);
+    let halves = heads.flat_map(move |head| {
+        let (first, end) = (head * head_rows, (head + 1) * head_rows);
+        [(head, first..end.min(first + half)), (head, end.min(first + half)..end)]
+    });
+    halves.filter_map(move |(head, of)| {
+        let within = rows.start.max(head * head_rows)..rows.end.min((head + 1) * head_rows);
+        let moved = within.map(|row| (row, permuted_from(row, head_rows, inverse)));
+        let rows: Vec<(u64, u64)> = moved.filter(|(_, from)| of.contains(from)).collect();
+        let start = rows.iter().map(|(_, from)| *from).min()?;
+        let end = rows.iter().map(|(_, from)| from + 1).max()?;
+        Some(PermutedRun { input: start..end, rows })
+    })
 }
 
 /// Cuts a run of rows of a stack into runs of its parts.

@@ -10,10 +10,11 @@ mod artifact;
 mod emit;
 mod evaluate;
 mod key;
+mod line;
 mod movement;
 
 pub use artifact::{adapter_layers, weights_layer};
-pub use emit::{Emitted, Progress, Reuse, emit_gguf};
+pub use emit::{BUFFER, Emitted, Progress, Reuse, emit_gguf};
 pub use evaluate::{Evaluator, chunk_rows};
 pub use key::{Key, module_key, tensor_key};
 pub use movement::{Moved, movement};
@@ -30,7 +31,7 @@ use crate::ir::Module;
 /// As [`emit_gguf`]; or an adapter changes nothing.
 pub fn write_weights(
     module: &Module,
-    out: &mut (dyn Write + Send),
+    out: &mut dyn Write,
     place: &Path,
     progress: &dyn Progress,
 ) -> Result<u64> {

@@ -181,7 +181,7 @@ pub(super) fn damage(model: &Name, layer: &Layer, found: Option<&Blob>) -> Optio
 /// has returned. Dropped before, it leaves nothing.
 pub struct BlobWriter<'w> {
     writer: &'w Writer,
-    /// Small pieces are gathered after they are hashed.
+    /// Small pieces are gathered after they are hashed; large ones go straight through.
     out: HashingWriter<BufWriter<Temp>>,
     dir: PathBuf,
     expected: Option<u64>,
@@ -252,7 +252,7 @@ struct Hashed<'w> {
 
 impl Hashed<'_> {
     fn keep(self) -> Result<Blob> {
-        let Hashed { writer, temp, digest, size, dir, expected } = self;
+        let Hashed { writer, mut temp, digest, size, dir, expected } = self;
         let refuse = |e: &io::Error| refused(&dir, e, size, expected);
         let existing = writer.store().find_blob(&digest)?;
         if let Some(existing) = existing.as_ref().filter(|b| b.size == size)

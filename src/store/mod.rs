@@ -17,6 +17,7 @@
 //!   [`gc`](Store::gc) removes;
 //! - what is read is not trusted: a damaged manifest is a [`Diagnostic`], never a panic.
 
+mod behind;
 mod blob;
 mod cache;
 mod config;
@@ -36,6 +37,7 @@ mod temp;
 mod verify;
 mod walk;
 
+pub use behind::WriteBehind;
 pub use blob::{Blob, BlobWriter};
 pub use cache::{Cache, Cached, Key};
 pub use config::ConfigV2;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use super::behind::WriteBehind;
 use super::durable::sync_directory;
 
 /// How a temporary blob's name begins. Ollama's are `sha256-` and a decimal number, and it removes
@@ -24,6 +25,8 @@ const RANDOM: usize = 16;
 /// A temporary file, gone when dropped.
 #[derive(Debug)]
 pub(super) struct Temp {
+    /// Before the file, so that it ends before the file is removed.
+    behind: WriteBehind,
     file: NamedTempFile,
 }
 
@@ -46,7 +49,7 @@ impl Temp {
                 use std::os::unix::fs::PermissionsExt;
                 file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
             }
-            return Ok(Temp { file });
+            return Ok(Temp { behind: WriteBehind::default(), file });
         }
         Err(io::Error::other("temporary files vanish as they are made"))
     }
@@ -57,8 +60,8 @@ impl Temp {
     }
 
     /// Waits until the bytes are on the disk. After a failure they must be taken as lost.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.as_file().sync_all()
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.behind.sync(self.file.as_file())
     }
 
     /// Gives the file its name, in place of what had it. Call [`sync`](Self::sync) before, and
@@ -70,7 +73,9 @@ impl Temp {
 
 impl io::Write for Temp {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.file.as_file_mut().write(buf)
+        let written = self.file.as_file_mut().write(buf)?;
+        self.behind.wrote(self.file.as_file(), written);
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {

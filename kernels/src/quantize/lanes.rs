@@ -31,6 +31,9 @@ pub(super) const IQ4_BOUNDS: [f32; 15] = {
     bounds
 };
 
+/// The most lanes that a vector has.
+pub(super) const MOST_LANES: usize = 32;
+
 /// A vector of single-precision numbers.
 pub(super) trait Lanes:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
@@ -39,6 +42,8 @@ pub(super) trait Lanes:
     const COUNT: usize;
     /// A truth value per lane.
     type Mask: Copy;
+    /// More lanes, for a search whose every step waits for the one before.
+    type Wide: Lanes;
 
     /// The same number in every lane.
     fn splat(value: f32) -> Self;
@@ -70,6 +75,8 @@ pub(super) trait Lanes:
     fn all(mask: Self::Mask) -> bool;
     /// [`nearest`], as a number again.
     fn nearest(self) -> Self;
+    /// `nearest(self)` limited to the integers `low..=high`.
+    fn nearest_within(self, low: i32, high: i32) -> Self;
     /// `self` modulo 256, for integers within +-2^22.
     fn low_byte(self) -> Self;
     /// The index of the nearest of [`IQ4_VALUES`] and that value: the count of [`IQ4_BOUNDS`]
@@ -93,7 +100,7 @@ pub(super) trait Lanes:
     /// `out[j]` holds value `j` of each of `COUNT` sub-blocks of `LEN` values.
     #[inline(always)]
     fn transpose<const LEN: usize>(sub_blocks: &[f32], out: &mut [Self; LEN]) {
-        let mut lanes = [0.0; 16];
+        let mut lanes = [0.0; MOST_LANES];
         for j in 0..LEN {
             for lane in 0..Self::COUNT {
                 lanes[lane] = sub_blocks[lane * LEN + j];
@@ -107,6 +114,7 @@ pub(super) trait Lanes:
 impl Lanes for f32 {
     const COUNT: usize = 1;
     type Mask = bool;
+    type Wide = f32;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -169,6 +177,10 @@ impl Lanes for f32 {
         nearest(self) as f32
     }
     #[inline(always)]
+    fn nearest_within(self, low: i32, high: i32) -> Self {
+        nearest(self).max(low).min(high) as f32
+    }
+    #[inline(always)]
     fn low_byte(self) -> Self {
         (self as i32 & 0xff) as f32
     }
@@ -214,6 +226,7 @@ operator! { Add add + Sub sub - Mul mul * Div div / }
 impl Lanes for Eight {
     const COUNT: usize = 8;
     type Mask = [bool; 8];
+    type Wide = Eight;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -285,6 +298,10 @@ impl Lanes for Eight {
         Eight(each!(i => nearest(self.0[i]) as f32))
     }
     #[inline(always)]
+    fn nearest_within(self, low: i32, high: i32) -> Self {
+        Eight(each!(i => self.0[i].nearest_within(low, high)))
+    }
+    #[inline(always)]
     fn low_byte(self) -> Self {
         Eight(each!(i => self.0[i].low_byte()))
     }
@@ -298,6 +315,117 @@ impl Lanes for Eight {
             value = Self::select(below, value, Self::splat(f32::from(IQ4_VALUES[k + 1])));
         }
         (index, value)
+    }
+}
+
+/// Two vectors side by side: what one waits for, the other fills.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Pair<S>(S, S);
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! pair_operator {
+    ($($trait:ident $method:ident)*) => {$(
+        impl<S: Lanes> $trait for Pair<S> {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, other: Self) -> Self {
+                Pair($trait::$method(self.0, other.0), $trait::$method(self.1, other.1))
+            }
+        }
+    )*};
+}
+#[cfg(target_arch = "x86_64")]
+pair_operator! { Add add Sub sub Mul mul Div div }
+
+#[cfg(target_arch = "x86_64")]
+impl<S: Lanes> Lanes for Pair<S> {
+    const COUNT: usize = 2 * S::COUNT;
+    type Mask = (S::Mask, S::Mask);
+    type Wide = Self;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Pair(S::splat(value), S::splat(value))
+    }
+    #[inline(always)]
+    fn load(values: &[f32]) -> Self {
+        Pair(S::load(values), S::load(&values[S::COUNT..]))
+    }
+    #[inline(always)]
+    fn store(self, out: &mut [f32]) {
+        self.0.store(out);
+        self.1.store(&mut out[S::COUNT..]);
+    }
+    #[inline(always)]
+    fn abs(self) -> Self {
+        Pair(self.0.abs(), self.1.abs())
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Pair(self.0.sqrt(), self.1.sqrt())
+    }
+    #[inline(always)]
+    fn lesser(self, other: Self) -> Self {
+        Pair(self.0.lesser(other.0), self.1.lesser(other.1))
+    }
+    #[inline(always)]
+    fn greater(self, other: Self) -> Self {
+        Pair(self.0.greater(other.0), self.1.greater(other.1))
+    }
+    #[inline(always)]
+    fn below(self, other: Self) -> Self::Mask {
+        (self.0.below(other.0), self.1.below(other.1))
+    }
+    #[inline(always)]
+    fn equal(self, other: Self) -> Self::Mask {
+        (self.0.equal(other.0), self.1.equal(other.1))
+    }
+    #[inline(always)]
+    fn both(a: Self::Mask, b: Self::Mask) -> Self::Mask {
+        (S::both(a.0, b.0), S::both(a.1, b.1))
+    }
+    #[inline(always)]
+    fn but_not(a: Self::Mask, b: Self::Mask) -> Self::Mask {
+        (S::but_not(a.0, b.0), S::but_not(a.1, b.1))
+    }
+    #[inline(always)]
+    fn select(mask: Self::Mask, yes: Self, no: Self) -> Self {
+        Pair(S::select(mask.0, yes.0, no.0), S::select(mask.1, yes.1, no.1))
+    }
+    #[inline(always)]
+    fn any(mask: Self::Mask) -> bool {
+        S::any(mask.0) | S::any(mask.1)
+    }
+    #[inline(always)]
+    fn all(mask: Self::Mask) -> bool {
+        S::all(mask.0) & S::all(mask.1)
+    }
+    #[inline(always)]
+    fn nearest(self) -> Self {
+        Pair(self.0.nearest(), self.1.nearest())
+    }
+    #[inline(always)]
+    fn nearest_within(self, low: i32, high: i32) -> Self {
+        Pair(self.0.nearest_within(low, high), self.1.nearest_within(low, high))
+    }
+    #[inline(always)]
+    fn low_byte(self) -> Self {
+        Pair(self.0.low_byte(), self.1.low_byte())
+    }
+    #[inline(always)]
+    fn nearest_iq4(self) -> (Self, Self) {
+        let (first, second) = (self.0.nearest_iq4(), self.1.nearest_iq4());
+        (Pair(first.0, second.0), Pair(first.1, second.1))
+    }
+    #[inline(always)]
+    fn transpose<const LEN: usize>(sub_blocks: &[f32], out: &mut [Self; LEN]) {
+        let (mut first, mut second) = ([S::splat(0.0); LEN], [S::splat(0.0); LEN]);
+        S::transpose(&sub_blocks[..S::COUNT * LEN], &mut first);
+        S::transpose(&sub_blocks[S::COUNT * LEN..], &mut second);
+        for (out, pair) in out.iter_mut().zip(first.into_iter().zip(second)) {
+            *out = Pair(pair.0, pair.1);
+        }
     }
 }
 
@@ -375,12 +503,14 @@ mod tests {
         fn bits(values: &[f32]) -> Vec<u32> {
             values.iter().map(|v| if v.is_nan() { f32::NAN.to_bits() } else { v.to_bits() }).collect()
         }
-        let unary: [(Unary<S>, Unary<f32>); 7] = [
+        let unary: [(Unary<S>, Unary<f32>); 9] = [
             (S::abs, Lanes::abs),
             (S::sqrt, Lanes::sqrt),
             (S::nearest, Lanes::nearest),
             (|s| s.nearest().low_byte(), |v| Lanes::nearest(v).low_byte()),
             (|s| s.level(-8.0, 7.0), |v| v.level(-8.0, 7.0)),
+            (|s| s.nearest_within(-4, 3), |v| v.nearest().greater(-4.0).lesser(3.0)),
+            (|s| s.nearest_within(i32::MIN, 15), |v| v.nearest().lesser(15.0)),
             (|s| s.nearest_iq4().0, |v| v.nearest_iq4().0),
             (|s| s.nearest_iq4().1, |v| v.nearest_iq4().1),
         ];
@@ -402,7 +532,7 @@ mod tests {
             let mut turned = HOSTILE;
             turned.rotate_left(turn);
             let (a, b) = (&HOSTILE[..S::COUNT], &turned[..S::COUNT]);
-            let mut out = [0.0; 16];
+            let mut out = [0.0; MOST_LANES];
             for (lanes, one) in unary {
                 lanes(S::load(b)).store(&mut out);
                 let expected: Vec<f32> = b.iter().map(|v| one(*v)).collect();
@@ -414,18 +544,18 @@ mod tests {
                 assert_eq!(bits(&out[..S::COUNT]), bits(&expected), "{a:?} {b:?}");
             }
         }
-        let values: Vec<f32> = (0..16 * 32).map(|i| i as f32).collect();
+        let values: Vec<f32> = (0..MOST_LANES * 32).map(|i| i as f32).collect();
         let mut columns = [S::splat(0.0); 32];
         S::transpose(&values[..S::COUNT * 32], &mut columns);
         for (j, column) in columns.iter().enumerate() {
-            let mut out = [0.0; 16];
+            let mut out = [0.0; MOST_LANES];
             column.store(&mut out);
             for (lane, v) in out[..S::COUNT].iter().enumerate() {
                 assert_eq!(*v, (lane * 32 + j) as f32);
             }
         }
         assert!(S::all(S::splat(0.0).below(S::splat(1.0))) && !S::any(S::splat(1.0).below(S::splat(1.0))));
-        let mut one = [0.0; 16];
+        let mut one = [0.0; MOST_LANES];
         one[S::COUNT - 1] = 1.0;
         let one = S::splat(0.5).below(S::load(&one));
         assert!(S::any(one) && S::all(one) == (S::COUNT == 1));
@@ -439,8 +569,14 @@ mod tests {
         for level in crate::Level::available() {
             match level {
                 crate::Level::Portable => {}
-                crate::Level::Avx2 => agrees::<super::super::x86::Avx2>(),
-                crate::Level::Avx512Vnni | crate::Level::Amx => agrees::<super::super::x86::Avx512>(),
+                crate::Level::Avx2 => {
+                    agrees::<super::super::x86::Avx2>();
+                    agrees::<Pair<super::super::x86::Avx2>>();
+                }
+                crate::Level::Avx512Vnni | crate::Level::Amx => {
+                    agrees::<super::super::x86::Avx512>();
+                    agrees::<Pair<super::super::x86::Avx512>>();
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A row by its scheme: search the sub-blocks, as many at a time as there are lanes, then pack
 //! their blocks.
 
-use super::lanes::Lanes;
+use super::lanes::{Lanes, MOST_LANES};
 use super::pack::{BlockFits, Pack, SuperScale};
 use super::scheme::{Scales, Scheme, Search, Weights};
 use super::search::{self, Fit};
@@ -13,9 +13,6 @@ const CHUNK: usize = 2048;
 
 /// The most sub-blocks of a chunk.
 const SUBS_OF_CHUNK: usize = CHUNK / 16;
-
-/// The most values in the sub-blocks of all lanes: sixteen of 32.
-const LANES: usize = 512;
 
 /// What the searches found for the sub-blocks of a chunk: see [`Fit`].
 struct Fits {
@@ -118,30 +115,61 @@ fn search_chunk<S: Lanes, const LEN: usize>(
             spreads.fill(spread.times * sum / spread.divisor);
         }
     }
-    let zero = S::splat(0.0);
-    for first in (0..x.len() / LEN).step_by(S::COUNT) {
-        let (mut values, mut weights) = ([zero; LEN], [zero; LEN]);
-        load_sub_blocks::<S, LEN>(&x[first * LEN..], &mut values);
-        if let Some(importance) = importance {
-            load_sub_blocks::<S, LEN>(&importance[first * LEN..], &mut weights);
+    // The greedy search is one long chain of sums; the others have several to do at a time.
+    let waits = matches!(scheme.search, Search::Greedy(_));
+    let (mut first, count) = (0, x.len() / LEN);
+    while first < count {
+        if waits && count - first > S::COUNT {
+            search_greedily::<S::Wide, LEN>(scheme, x, first, fits);
+            first += S::Wide::COUNT;
+        } else {
+            search_sub_blocks::<S, LEN>(scheme, x, importance, &spreads, first, fits);
+            first += S::COUNT;
         }
-        weigh(scheme.weights, &values, S::load(&spreads[first..]), &mut weights);
-        let fit = match scheme.search {
-            Search::Affine(affine) => search::affine(&values, &weights, &affine),
-            Search::Symmetric(half) => search::symmetric(&values, &weights, half),
-            Search::Greedy(half) => Fit::of_scale(search::greedy(&values, half).0),
-            Search::Nonlinear => Fit::of_scale(search::nonlinear(&values, &weights)),
-        };
-        let mut sum = zero;
-        for &w in &weights {
-            sum = sum + w;
-        }
-        fit.scale.store(&mut fits.scale[first..]);
-        fit.min.store(&mut fits.min[first..]);
-        fit.inverse.store(&mut fits.inverse[first..]);
-        fit.origin.store(&mut fits.origin[first..]);
-        sum.store(&mut fits.weight[first..]);
     }
+}
+
+/// [`search_sub_blocks`] where only the scales count.
+#[inline(always)]
+fn search_greedily<S: Lanes, const LEN: usize>(scheme: &Scheme, x: &[f32], first: usize, fits: &mut Fits) {
+    let Search::Greedy(half) = scheme.search else { return };
+    let mut values = [S::splat(0.0); LEN];
+    load_sub_blocks::<S, LEN>(&x[first * LEN..], &mut values);
+    search::greedy(&values, half).0.store(&mut fits.scale[first..]);
+}
+
+/// Searches as many sub-blocks as there are lanes, from `first`.
+#[inline(always)]
+fn search_sub_blocks<S: Lanes, const LEN: usize>(
+    scheme: &Scheme,
+    x: &[f32],
+    importance: Option<&[f32]>,
+    spreads: &[f32; SUBS_OF_CHUNK],
+    first: usize,
+    fits: &mut Fits,
+) {
+    let zero = S::splat(0.0);
+    let (mut values, mut weights) = ([zero; LEN], [zero; LEN]);
+    load_sub_blocks::<S, LEN>(&x[first * LEN..], &mut values);
+    if let Some(importance) = importance {
+        load_sub_blocks::<S, LEN>(&importance[first * LEN..], &mut weights);
+    }
+    weigh(scheme.weights, &values, S::load(&spreads[first..]), &mut weights);
+    let fit = match scheme.search {
+        Search::Affine(affine) => search::affine(&values, &weights, &affine),
+        Search::Symmetric(half) => search::symmetric(&values, &weights, half),
+        Search::Greedy(half) => Fit::of_scale(search::greedy(&values, half).0),
+        Search::Nonlinear => Fit::of_scale(search::nonlinear(&values, &weights)),
+    };
+    let mut sum = zero;
+    for &w in &weights {
+        sum = sum + w;
+    }
+    fit.scale.store(&mut fits.scale[first..]);
+    fit.min.store(&mut fits.min[first..]);
+    fit.inverse.store(&mut fits.inverse[first..]);
+    fit.origin.store(&mut fits.origin[first..]);
+    sum.store(&mut fits.weight[first..]);
 }
 
 /// Sub-blocks into lanes; lanes beyond the last sub-block hold zeros.
@@ -151,7 +179,7 @@ fn load_sub_blocks<S: Lanes, const LEN: usize>(x: &[f32], out: &mut [S; LEN]) {
     if x.len() >= whole {
         S::transpose(&x[..whole], out);
     } else {
-        let mut padded = [0.0; LANES];
+        let mut padded = [0.0; MOST_LANES * 32];
         padded[..x.len()].copy_from_slice(x);
         S::transpose(&padded[..whole], out);
     }
@@ -230,7 +258,7 @@ fn search_super_scales<S: Lanes, const SUBS: usize>(
         let zero = S::splat(0.0);
         let (mut values, mut weights) = ([zero; SUBS], [zero; SUBS]);
         for j in 0..SUBS {
-            let (mut v, mut w) = ([0.0; 16], [0.0; 16]);
+            let (mut v, mut w) = ([0.0; MOST_LANES], [0.0; MOST_LANES]);
             for b in 0..per_turn.min(blocks - first) {
                 let at = (first + b) * SUBS + j;
                 (v[2 * b], v[2 * b + 1]) = (fits.scale[at], -fits.min[at]);
@@ -239,7 +267,7 @@ fn search_super_scales<S: Lanes, const SUBS: usize>(
             (values[j], weights[j]) = (S::load(&v), S::load(&w));
         }
         let (scale, levels) = search::positive(&values, &weights, top);
-        let mut lanes = [0.0; 16];
+        let mut lanes = [0.0; MOST_LANES];
         scale.store(&mut lanes);
         for b in 0..per_turn.min(blocks - first) {
             for part in 0..2 {

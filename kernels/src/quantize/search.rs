@@ -258,7 +258,7 @@ pub(super) fn greedy<S: Lanes, const LEN: usize>(x: &[S; LEN], half: f32) -> (S,
         &mut levels,
         &mut sum_lx,
         &mut sum_l2,
-        &Moves { low: -half, high: half - 1.0, alone: true, bytes: false },
+        &Moves { low: -half as i32, high: half as i32 - 1, alone: true, bytes: false },
     );
     for l in &mut levels {
         *l = S::select(empty, zero, *l + S::splat(half));
@@ -319,7 +319,7 @@ pub(super) fn positive<S: Lanes, const LEN: usize>(x: &[S; LEN], w: &[S; LEN], t
         &mut levels,
         &mut sum_lx,
         &mut sum_l2,
-        &Moves { low: f32::NEG_INFINITY, high: top, alone: false, bytes: true },
+        &Moves { low: i32::MIN, high: top as i32, alone: false, bytes: true },
     );
     for l in &mut levels {
         *l = S::select(empty, zero, *l);
@@ -331,9 +331,9 @@ pub(super) fn positive<S: Lanes, const LEN: usize>(x: &[S; LEN], w: &[S; LEN], t
 /// Which moves [`refine`] may make.
 struct Moves {
     /// The lowest level.
-    low: f32,
+    low: i32,
     /// The highest level.
-    high: f32,
+    high: i32,
     /// A level may move where all others are 0.
     alone: bool,
     /// A level is kept modulo 256.
@@ -351,7 +351,6 @@ fn refine<S: Lanes, const LEN: usize>(
     moves: &Moves,
 ) {
     let zero = S::splat(0.0);
-    let (low, high) = (S::splat(moves.low), S::splat(moves.high));
     for _ in 0..5 {
         // A lane at rest stays at rest, so lanes need not stop one by one.
         let mut moved = false;
@@ -360,7 +359,7 @@ fn refine<S: Lanes, const LEN: usize>(
             let wx = w[i] * x[i];
             let others_lx = *sum_lx - wx * l;
             let others_l2 = *sum_l2 - w[i] * l * l;
-            let wanted = (x[i] * others_l2 / others_lx).nearest().greater(low).lesser(high);
+            let wanted = (x[i] * others_l2 / others_lx).nearest_within(moves.low, moves.high);
             let new_lx = others_lx + wx * wanted;
             let new_l2 = others_l2 + w[i] * wanted * wanted;
             let closer = (*sum_lx * *sum_lx * new_l2).below(new_lx * new_lx * *sum_l2);

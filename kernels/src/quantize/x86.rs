@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::{Add, Div, Mul, Sub};
 
-use super::lanes::{IQ4_BOUNDS, Lanes, ROUNDER};
+use super::lanes::{IQ4_BOUNDS, Lanes, Pair, ROUNDER};
 use crate::blocks::IQ4_VALUES;
 
 /// Eight lanes of AVX2.
@@ -61,6 +61,7 @@ const HALVES: [[f32; 8]; 2] = {
 impl Lanes for Avx2 {
     const COUNT: usize = 8;
     type Mask = __m256;
+    type Wide = Pair<Avx2>;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -145,6 +146,17 @@ impl Lanes for Avx2 {
         })
     }
     #[inline(always)]
+    fn nearest_within(self, low: i32, high: i32) -> Self {
+        let sum = self + Self::splat(ROUNDER);
+        // SAFETY: as in `splat`.
+        Avx2(unsafe {
+            let bits = _mm256_and_si256(_mm256_castps_si256(sum.0), _mm256_set1_epi32(0x7f_ffff));
+            let nearest = _mm256_sub_epi32(bits, _mm256_set1_epi32(0x40_0000));
+            let above = _mm256_max_epi32(nearest, _mm256_set1_epi32(low));
+            _mm256_cvtepi32_ps(_mm256_min_epi32(above, _mm256_set1_epi32(high)))
+        })
+    }
+    #[inline(always)]
     fn low_byte(self) -> Self {
         // SAFETY: as in `splat`.
         Avx2(unsafe {
@@ -206,6 +218,7 @@ unsafe fn transpose_8x8(r: [__m256; 8]) -> [__m256; 8] {
 impl Lanes for Avx512 {
     const COUNT: usize = 16;
     type Mask = __mmask16;
+    type Wide = Pair<Avx512>;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -282,6 +295,17 @@ impl Lanes for Avx512 {
         Avx512(unsafe {
             let bits = _mm512_and_si512(_mm512_castps_si512(sum.0), _mm512_set1_epi32(0x7f_ffff));
             _mm512_cvtepi32_ps(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x40_0000)))
+        })
+    }
+    #[inline(always)]
+    fn nearest_within(self, low: i32, high: i32) -> Self {
+        let sum = self + Self::splat(ROUNDER);
+        // SAFETY: as in `splat`.
+        Avx512(unsafe {
+            let bits = _mm512_and_si512(_mm512_castps_si512(sum.0), _mm512_set1_epi32(0x7f_ffff));
+            let nearest = _mm512_sub_epi32(bits, _mm512_set1_epi32(0x40_0000));
+            let above = _mm512_max_epi32(nearest, _mm512_set1_epi32(low));
+            _mm512_cvtepi32_ps(_mm512_min_epi32(above, _mm512_set1_epi32(high)))
         })
     }
     #[inline(always)]
