@@ -108,6 +108,34 @@ fn a_sequence_does_not_depend_on_others() {
     }
 }
 
+/// Tokens one at a time over a context of several chunks, by several threads: the same bits as in one step by one.
+#[test]
+fn a_long_context_is_cut_without_a_trace() {
+    let mut spec = rich();
+    spec.context_length = 1024;
+    spec.attention.window = Some(Window { size: 700, blocks: vec![true, false] });
+    let pages: Vec<PageId> = (0..50).map(PageId).collect();
+    let tables = [pages.as_slice()];
+    let column = |position: usize| Column { token: TOKENS[position % TOKENS.len()], position, sequence: 0 };
+    let columns: Vec<Column> = (0..800).map(column).collect();
+    for kv in [KvType::F16, KvType::F32, KvType::Q8_0] {
+        let room = Room { pages: 50, context: 800, columns: 800, outputs: 8, kv };
+        let bits = |logits: &[f32]| logits.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+        let mut whole = model(&spec, TensorType::F32, 1, Level::current()).state(&room).unwrap();
+        whole.step(&columns, &tables, &[792, 793, 794, 795, 796, 797, 798, 799]).unwrap();
+        let expected: Vec<Vec<u32>> = whole.all_logits().into_iter().map(|l| bits(l)).collect();
+        let mut parts = model(&spec, TensorType::F32, 3, Level::current()).state(&room).unwrap();
+        // Prompts that end and begin within pages.
+        for range in [0..5, 5..301, 301..792] {
+            parts.step(&columns[range], &tables, &[]).unwrap();
+        }
+        for (column, expected) in columns[792..].iter().zip(&expected) {
+            parts.step(&[*column], &tables, &[0]).unwrap();
+            assert!(bits(parts.logits(0)) == *expected, "{kv:?} {column:?}");
+        }
+    }
+}
+
 /// A copied page and a shift into other pages leave what they read as it was.
 #[test]
 fn pages_are_copied_and_shifted_apart() {

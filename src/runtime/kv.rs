@@ -123,6 +123,18 @@ impl KvLayout {
         }
     }
 
+    /// Writes the keys of slots that follow each other in one page, `[n, key_length]`: a vector of the page at a time.
+    pub fn put_keys<T: Copy>(&self, column: &mut [T], slot: usize, keys: &[T]) {
+        let (first, length) = (slot % PAGE, self.key_length);
+        let n = keys.len() / length;
+        let page = &mut column[slot / PAGE * PAGE * length..][..PAGE * length];
+        for (i, lanes) in page.chunks_exact_mut(PAGE).enumerate() {
+            for (lane, key) in lanes[first..first + n].iter_mut().zip(keys.chunks_exact(length)) {
+                *lane = key[i];
+            }
+        }
+    }
+
     /// Reads the key of a slot from a head's column.
     pub fn get_key<T: Copy>(&self, column: &[T], slot: usize, key: &mut [T]) {
         for (i, v) in key.iter_mut().enumerate() {
@@ -130,9 +142,9 @@ impl KvLayout {
         }
     }
 
-    /// Writes the value of a slot into a head's column.
-    pub fn put_value<T: Copy>(&self, column: &mut [T], slot: usize, value: &[T]) {
-        column[slot * self.value_length..][..self.value_length].copy_from_slice(value);
+    /// Writes the values of slots that follow each other in one page, `[n, value_length]`.
+    pub fn put_values<T: Copy>(&self, column: &mut [T], slot: usize, values: &[T]) {
+        column[slot * self.value_length..][..values.len()].copy_from_slice(values);
     }
 }
 
@@ -170,7 +182,7 @@ mod tests {
         let mut values = vec![0u16; 32 * 6];
         for p in 0..20u16 {
             layout.put_key(&mut keys, p.into(), &[p, 100 + p, 200 + p, 300 + p, 400 + p, 500 + p]);
-            layout.put_value(&mut values, p.into(), &[p; 4]);
+            layout.put_values(&mut values, p.into(), &[p; 4]);
         }
         for p in 0..20u16 {
             let mut key = [0; 6];
@@ -178,6 +190,11 @@ mod tests {
             assert_eq!(key, [p, 100 + p, 200 + p, 300 + p, 400 + p, 500 + p]);
             assert_eq!(values[usize::from(p) * 4..][..4], [p; 4]);
         }
+        let mut several = keys.clone();
+        several[5..10].fill(0);
+        let five: Vec<u16> = (5..10).flat_map(|p| (0..6).map(move |i| 100 * i + p)).collect();
+        layout.put_keys(&mut several, 5, &five);
+        assert_eq!(several, keys);
         // The first value of sixteen keys is one vector.
         assert_eq!(keys[..16], std::array::from_fn::<u16, 16, _>(|i| i as u16));
     }

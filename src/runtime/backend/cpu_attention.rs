@@ -10,7 +10,7 @@ use mdl_kernels::region::{Reader, Tile};
 
 use super::cpu_step::{CpuOp, Scratch, rope_kind};
 use crate::families::spec::QkNorm;
-use crate::runtime::kv::{KvLayout, KvType, slot};
+use crate::runtime::kv::{KvLayout, KvType, PAGE, slot};
 use crate::runtime::program::{BufferId, VectorId};
 
 /// What happens to the head of a query or key first.
@@ -106,35 +106,52 @@ impl CpuOp<'_> {
             true => (keys_at + column * key_length, key_length),
             false => (values_at + (column - heads) * value_length, value_length),
         };
-        for (c, token) in self.columns.iter().enumerate() {
-            let head = &mut scratch.floats;
-            head.clear();
-            head.extend_from_slice(&self.column(planes, qkv, c)[at..at + length]);
-            if is_key {
-                let all = &self.column(planes, qkv, c)[keys_at..values_at];
-                self.prepare(head, (column, self.norm_factor(all, prepare)), prepare, c);
+        let mut start = 0;
+        while start < self.columns.len() {
+            let run = start..start + self.in_one_page(start);
+            start = run.end;
+            let heads = &mut scratch.floats;
+            heads.clear();
+            for c in run.clone() {
+                heads.extend_from_slice(&self.column(planes, qkv, c)[at..at + length]);
+                if is_key {
+                    let all = &self.column(planes, qkv, c)[keys_at..values_at];
+                    let first = heads.len() - length;
+                    self.prepare(&mut heads[first..], (column, self.norm_factor(all, prepare)), prepare, c);
+                }
             }
-            let slot = slot(self.tables[token.sequence], token.position);
+            let first = &self.columns[run.start];
+            let slot = slot(self.tables[first.sequence], first.position);
             match (self.layout.kv, self.layout.kv.blocks()) {
                 (_, Some(blocks)) => {
                     let column = bytemuck::cast_slice_mut(tile.f16(0));
-                    match is_key {
-                        true => blocks.put_key(column, slot, head),
-                        false => blocks.put_value(column, slot, head),
+                    for (i, head) in heads.chunks_exact(length).enumerate() {
+                        match is_key {
+                            true => blocks.put_key(column, slot + i, head),
+                            false => blocks.put_value(column, slot + i, head),
+                        }
                     }
                 }
-                (KvType::F32, _) if is_key => self.layout.put_key(tile.f32(0), slot, head),
-                (KvType::F32, _) => self.layout.put_value(tile.f32(0), slot, head),
+                (KvType::F32, _) if is_key => self.layout.put_keys(tile.f32(0), slot, heads),
+                (KvType::F32, _) => self.layout.put_values(tile.f32(0), slot, heads),
                 _ => {
-                    scratch.halves.resize(length, 0);
-                    to_f16(self.level, head, &mut scratch.halves);
+                    scratch.halves.resize(heads.len(), 0);
+                    to_f16(self.level, heads, &mut scratch.halves);
                     match is_key {
-                        true => self.layout.put_key(tile.f16(0), slot, &scratch.halves),
-                        false => self.layout.put_value(tile.f16(0), slot, &scratch.halves),
+                        true => self.layout.put_keys(tile.f16(0), slot, &scratch.halves),
+                        false => self.layout.put_values(tile.f16(0), slot, &scratch.halves),
                     }
                 }
             }
         }
+    }
+
+    /// Columns from `start` on that go to one page.
+    fn in_one_page(&self, start: usize) -> usize {
+        let first = &self.columns[start];
+        let page = (first.sequence, first.position / PAGE);
+        let same = self.columns[start..].iter().take_while(|c| (c.sequence, c.position / PAGE) == page);
+        same.count()
     }
 
     pub(super) fn attend(

@@ -53,7 +53,8 @@ impl CpuOp<'_> {
     pub(super) fn split(&self) -> Option<Split> {
         let Op::Attention { window, .. } = self.op else { return None };
         let tiles = self.columns.len() * self.layout.heads;
-        if !self.is_decode() || self.program.spec.group() > TILE || tiles >= TILES_OF_THREAD * self.threads {
+        let alone = self.threads == 1 || !self.is_decode();
+        if alone || self.program.spec.group() > TILE || tiles >= TILES_OF_THREAD * self.threads {
             return None;
         }
         let seen = (0..self.columns.len()).map(|c| self.chunks_of(c, *window).len());

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::product::{ROWS, Row, WIDTH, product};
+use super::product::{Output, ROWS, Row, WIDTH, product};
 use super::{BLOCK, CHUNK, Head, PAGE, TILE, part_len};
 use crate::Level;
 use crate::ops::elementwise::{exp, exp2_of_negative};
@@ -54,7 +54,7 @@ pub(super) struct Tile {
     sums: Sums,
 }
 
-/// Rows of coefficients, the positions of the block they are for, and the first row's number.
+/// Some queries, and positions of a block that all of them see.
 type Segment = (Range<usize>, Range<usize>);
 
 impl Tile {
@@ -143,14 +143,15 @@ fn of_block(seen: &Range<usize>, block: usize) -> Range<usize> {
 /// The positions of `block` that any query sees: from the first to the last.
 #[inline(always)]
 fn union(seen: &[Range<usize>], block: usize) -> Range<usize> {
-    let mut union = BLOCK..0;
+    let (mut start, mut end) = (BLOCK, 0);
     for seen in seen {
         let seen = of_block(seen, block);
         if !seen.is_empty() {
-            union = union.start.min(seen.start)..union.end.max(seen.end);
+            start = start.min(seen.start);
+            end = end.max(seen.end);
         }
     }
-    union
+    start..end
 }
 
 #[inline(always)]
@@ -212,7 +213,8 @@ fn scores<S: Simd>(
         let span = 0..CHUNK.min(key_length - first);
         let queries = &tile.queries[piece * n..][rows.clone()];
         let panel = &tile.panel[first..];
-        product(s, queries, span, panel, pages.clone(), &mut out[block * BLOCK..], CHUNK, piece > 0);
+        let out = Output { values: &mut out[block * BLOCK..], stride: CHUNK, add: piece > 0 };
+        product(s, queries, span, panel, pages.clone(), out);
     }
 }
 
@@ -279,7 +281,8 @@ fn values<S: Simd>(s: S, tile: &mut Tile, value_length: usize, rows: Range<usize
             let vectors = (value_length - i * WIDTH).div_ceil(LANES).min(WIDTH / LANES);
             let panel = &panel[span.clone()];
             let span = block * BLOCK + span.start..block * BLOCK + span.end;
-            product(s, weights, span, panel, 0..vectors, &mut out[i * WIDTH..], stride, true);
+            let out = Output { values: &mut out[i * WIDTH..], stride, add: true };
+            product(s, weights, span, panel, 0..vectors, out);
         }
     }
 }

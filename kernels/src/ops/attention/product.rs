@@ -14,8 +14,16 @@ pub(super) const ROWS: usize = 6;
 /// A row of coefficients.
 pub(super) type Row = [f32; CHUNK];
 
+/// Where the sums of rows go: row `r` at `r * stride`.
+pub(super) struct Output<'a> {
+    pub values: &'a mut [f32],
+    pub stride: usize,
+    /// The sums start at what is there.
+    pub add: bool,
+}
+
 /// `out[r][lanes of vectors] = sum over i in span of rows[r][i] * panel[i - span.start]`, in order, each term a
-/// fused multiply-add; with `add` the sum starts at what is in `out`. Row `r` of `out` is at `r * stride`.
+/// fused multiply-add.
 #[inline(always)]
 pub(super) fn product<S: Simd>(
     s: S,
@@ -23,26 +31,27 @@ pub(super) fn product<S: Simd>(
     span: Range<usize>,
     panel: &[[f32; WIDTH]],
     vectors: Range<usize>,
-    out: &mut [f32],
-    stride: usize,
-    add: bool,
+    out: Output<'_>,
 ) {
+    let Output { values, stride, add } = out;
     let mut first = 0;
     macro_rules! take {
         ($q:literal) => {
-            while first + $q <= rows.len() {
-                let out = &mut out[first * stride..];
+            while rows.len() - first >= $q {
+                let values = &mut values[first * stride..];
                 let rows = &rows[first..];
                 let mut at = vectors.start;
                 // As many sums as registers hold, and enough of them to hide an addition's latency.
                 if S::WIDE_TILE || $q == 1 {
                     while at + 4 <= vectors.end {
-                        tile::<S, $q, 4>(s, rows, span.clone(), panel, at, out, stride, add);
+                        let out = Output { values: &mut *values, stride, add };
+                        tile::<S, $q, 4>(s, rows, span.clone(), panel, at, out);
                         at += 4;
                     }
                 }
                 while at < vectors.end {
-                    tile::<S, $q, 1>(s, rows, span.clone(), panel, at, out, stride, add);
+                    let out = Output { values: &mut *values, stride, add };
+                    tile::<S, $q, 1>(s, rows, span.clone(), panel, at, out);
                     at += 1;
                 }
                 first += $q;
@@ -64,10 +73,9 @@ fn tile<S: Simd, const Q: usize, const N: usize>(
     span: Range<usize>,
     panel: &[[f32; WIDTH]],
     at: usize,
-    out: &mut [f32],
-    stride: usize,
-    add: bool,
+    out: Output<'_>,
 ) {
+    let Output { values: out, stride, add } = out;
     let Some(rows) = rows.first_chunk::<Q>() else { return };
     assert!(at + N <= WIDTH / LANES && span.end <= CHUNK && (Q - 1) * stride + WIDTH <= out.len());
     // Indices, not iterators: only such loops are unrolled before the sums are given registers.
