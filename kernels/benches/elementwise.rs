@@ -43,7 +43,7 @@ fn main() {
     let mut out = vec![0.0; N];
     let mut blocks = vec![ActivationBlock::default(); N / BLOCK];
     let mut halves = vec![0u16; N];
-    let mut row = |name: &str, run: &mut dyn FnMut(Level)| {
+    let row = |name: &str, run: &mut dyn FnMut(Level)| {
         print!("{name:12}");
         levels.iter().for_each(|level| print!(" {:12.0}", time(|| run(*level))));
         println!();

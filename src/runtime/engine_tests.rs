@@ -297,8 +297,8 @@ fn memory_is_what_the_buffers_take() {
     let room = model.room(&options(8));
     let memory = model.program().memory(&room);
     assert_eq!(memory.kv, 2 * 32 * 32 * 2);
-    // x, qkv, heads, gate_up, selected, logits as floats; inputs of matrices as blocks.
-    let floats = 64 + 128 + 64 + 192 + 64 + 32;
+    // x, qkv, selected, logits as floats; inputs of matrices as blocks.
+    let floats = 64 + 128 + 64 + 32;
     let blocks = (64 + 64 + 96 + 64) / 32;
     assert_eq!(memory.buffers, 8 * (4 * floats + 40 * blocks));
 }
@@ -318,7 +318,7 @@ fn what_is_not_finite_is_named() {
     let error = model.session(&options(4)).unwrap().prefill(&[1, 2]).err().unwrap();
     assert_eq!(
         error.to_string(),
-        "the model computes values that are not finite: first in `gate_up` of block 0, at positions 0 to 1"
+        "the model computes values that are not finite: first in `gated` of block 0, at positions 0 to 1"
     );
 }
 

@@ -1,6 +1,8 @@
 //! Fusion: operations that follow each other become one where that saves a pass over memory and a
 //! barrier. The numbers do not change: each fused operation computes what its parts did.
 
+use mdl_kernels::ops::activation::BLOCK;
+
 use super::program::{BufferId, Hidden, Op, Program};
 
 /// Fuses, then drops the buffers that nothing uses any more.
@@ -19,7 +21,7 @@ pub(super) fn fuse(program: &mut Program) {
 }
 
 /// True when one of `ops` reads what is in `buffer` now.
-fn is_read(ops: &[Op], buffer: BufferId) -> bool {
+pub(super) fn is_read(ops: &[Op], buffer: BufferId) -> bool {
     for op in ops {
         if op.reads(buffer) {
             return true;
@@ -46,6 +48,31 @@ fn pair(program: &Program, first: &Op, second: &Op, rest: &[Op]) -> Option<Op> {
             if out == from && is_last_use(out) =>
         {
             Some(Op::Gate { input: *input, gated: *gated, out: *to })
+        }
+        (Op::GatedMatMul { input, weights, bias, gated, out }, Op::Quantize { input: from, out: to })
+            if out == from && is_last_use(out) =>
+        {
+            let (weights, bias) = (weights.clone(), bias.clone());
+            Some(Op::GatedMatMul { input: *input, weights, bias, gated: *gated, out: *to })
+        }
+        // The heads of a tile must be whole blocks.
+        (
+            Op::Attention { block, qkv, norm, rotation, window, out },
+            Op::Quantize { input: from, out: to },
+        ) if out == from
+            && is_last_use(out)
+            && (program.spec.group() * program.spec.attention.value_length).is_multiple_of(BLOCK) =>
+        {
+            let (block, qkv, norm) = (*block, *qkv, *norm);
+            Some(Op::Attention { block, qkv, norm, rotation: *rotation, window: *window, out: *to })
+        }
+        // Gate and up where they are computed: they are twice what comes of them.
+        (
+            Op::MatMul { input, weights, bias, out, at: 0, add: false },
+            Op::Gate { input: from, gated, out: to },
+        ) if out == from && is_last_use(out) && program.rows_of(weights) == program.buffers[out.0].width => {
+            let (weights, bias) = (weights.clone(), bias.clone());
+            Some(Op::GatedMatMul { input: *input, weights, bias, gated: *gated, out: *to })
         }
         // A bias with the product it belongs to.
         (

@@ -108,6 +108,15 @@ pub enum Op {
     },
     /// `out = activation(first half of input) * second half`; without a gate, `out = activation(input)`.
     Gate { input: BufferId, gated: bool, out: BufferId },
+    /// `out = activation(gate) * up`, where gate and up are the first and the second half of the products of the
+    /// weights, one after the other, plus a bias each; without a gate, `out = activation(products)`.
+    GatedMatMul {
+        input: BufferId,
+        weights: Vec<MatrixId>,
+        bias: Vec<Option<VectorId>>,
+        gated: bool,
+        out: BufferId,
+    },
     /// `out`: the experts with the highest probability, as numbers, then their weights.
     Route { input: BufferId, normalised: bool, out: BufferId },
     /// Rows `at..` of `out`: for each expert chosen for a column, its product with the column; or, with `each`,
@@ -149,6 +158,7 @@ impl Op {
             | Op::Quantize { input, out }
             | Op::MatMul { input, out, .. }
             | Op::Gate { input, out, .. }
+            | Op::GatedMatMul { input, out, .. }
             | Op::Route { input, out, .. }
             | Op::Add { input, out, .. }
             | Op::Select { input, out } => {
@@ -171,6 +181,7 @@ impl Op {
             | Op::Quantize { out, .. }
             | Op::MatMul { out, .. }
             | Op::Gate { out, .. }
+            | Op::GatedMatMul { out, .. }
             | Op::Route { out, .. }
             | Op::Experts { out, .. }
             | Op::Mix { out, .. }
@@ -182,7 +193,9 @@ impl Op {
     /// The weights that are multiplied with.
     pub fn weights(&self) -> &[MatrixId] {
         match self {
-            Op::MatMul { weights, .. } | Op::Experts { weights, .. } => weights,
+            Op::MatMul { weights, .. } | Op::GatedMatMul { weights, .. } | Op::Experts { weights, .. } => {
+                weights
+            }
             _ => &[],
         }
     }
@@ -208,6 +221,7 @@ impl Op {
             | Op::Norm { input, .. }
             | Op::Quantize { input, .. }
             | Op::Gate { input, .. }
+            | Op::GatedMatMul { input, .. }
             | Op::Route { input, .. }
             | Op::Select { input, .. } => *input == buffer,
         }
@@ -350,6 +364,11 @@ impl Program {
         ids.into_iter().map(bytes).fold(0, u64::saturating_add)
     }
 
+    /// Rows of some matrices together.
+    pub fn rows_of(&self, ids: &[MatrixId]) -> usize {
+        ids.iter().map(|id| self.matrices[id.0].rows()).sum()
+    }
+
     /// True when matrix `id` is multiplied with blocks.
     pub fn takes_blocks(&self, id: MatrixId) -> bool {
         takes_blocks(self.matrices[id.0].tensor_type())
@@ -415,6 +434,12 @@ impl Program {
                 Op::Gate { input, gated, out } => {
                     let op = if *gated { "gate" } else { "activation" };
                     writeln!(text, "{} = {op} {}", name(out), name(input))
+                }
+                Op::GatedMatMul { input, weights, bias, gated, out } => {
+                    let op = if *gated { "gate" } else { "activation" };
+                    let bias = if bias.iter().any(Option::is_some) { " + bias" } else { "" };
+                    let weights = matrices(weights);
+                    writeln!(text, "{} = {op} of matmul {weights} {}{bias}", name(out), name(input))
                 }
                 Op::Route { input, out, .. } => writeln!(text, "{} = route {}", name(out), name(input)),
                 Op::Experts { input, weights, out, at, .. } => {

@@ -242,6 +242,15 @@ pub fn all_finite(level: Level, x: &[f32]) -> bool {
     on_level!(level, body(x: &[f32]) -> bool)
 }
 
+/// True when every value is below `limit`; false when one is a NaN.
+pub fn all_below(level: Level, x: &[f32], limit: f32) -> bool {
+    #[inline(always)]
+    fn body<S: Simd>(_: S, x: &[f32], limit: f32) -> bool {
+        x.iter().fold(true, |all, v| all & (*v < limit))
+    }
+    on_level!(level, body(x: &[f32], limit: f32) -> bool)
+}
+
 /// Where the greatest value is, the first of equals; `None` when there is none, or a NaN is the first.
 pub fn greatest(level: Level, x: &[f32]) -> Option<usize> {
     /// Values that are compared together.
@@ -443,11 +452,12 @@ mod tests {
         for level in Level::available() {
             for n in [0, 1, 16, 100] {
                 let mut x = vec![f32::MAX; n];
-                assert!(all_finite(level, &x));
+                assert!(all_finite(level, &x) && all_below(level, &x, f32::INFINITY));
                 for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                     for at in 0..n {
                         x[at] = bad;
                         assert!(!all_finite(level, &x));
+                        assert_eq!(all_below(level, &x, f32::INFINITY), bad == f32::NEG_INFINITY);
                         x[at] = -0.0;
                     }
                 }

@@ -134,10 +134,11 @@ impl Board {
             last = self.call.load(Ordering::SeqCst);
             // SAFETY: the caller wrote it before the number, and writes it again only when this
             // thread is done.
-            if let Some(work) = unsafe { *self.work.get() } {
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(thread))) {
-                    *station.panic.lock().unwrap_or_else(|e| e.into_inner()) = Some(panic);
-                }
+            let work = unsafe { *self.work.get() };
+            if let Some(work) = work
+                && let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(thread)))
+            {
+                *station.panic.lock().unwrap_or_else(|e| e.into_inner()) = Some(panic);
             }
             station.done.store(last, Ordering::Release);
         }

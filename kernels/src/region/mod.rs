@@ -62,12 +62,14 @@ pub struct Team<S> {
 struct Turn {
     /// Steps of the barrier so far.
     steps: u64,
-    /// What each operation writes; kept for its memory.
+    /// What each operation writes that has tiles; kept for its memory.
     outputs: Vec<Output>,
 }
 
 /// What an operation writes, asked once, so that what is checked is what is used.
 struct Output {
+    /// The number of the operation.
+    operation: usize,
     plane: PlaneId,
     grid: Grid,
     tiles: u32,
@@ -95,7 +97,8 @@ impl<S: Send> Team<S> {
         self.scratch.len()
     }
 
-    /// Runs `operations` in order over `planes`. Regions of several callers run one after the other.
+    /// Runs `operations` in order over `planes`; one whose grid is empty costs nothing. Regions of several
+    /// callers run one after the other.
     ///
     /// # Panics
     /// If an operation panics, or its grid is not within its plane. The planes are then as they
@@ -114,12 +117,10 @@ impl<S: Send> Team<S> {
         planes: &mut Planes,
         operations: &[O],
     ) -> Vec<Duration> {
-        let clock = Mutex::new(Clock::with_capacity(operations.len()));
+        let clock = Mutex::new(Clock::new(operations.len()));
         self.run_region(planes, operations, Some(&clock));
         let mut clock = clock.into_inner().unwrap_or_else(|e| e.into_inner());
-        if !operations.is_empty() {
-            clock.stop();
-        }
+        clock.stop();
         clock.times
     }
 
@@ -133,15 +134,18 @@ impl<S: Send> Team<S> {
         let mut turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
         let Turn { steps, outputs } = &mut *turn;
         outputs.clear();
-        for operation in operations {
+        for (i, operation) in operations.iter().enumerate() {
             let (plane, grid) = (operation.output(), operation.grid());
             let pointer = planes.output(plane, &grid);
-            outputs.push(Output { plane, tiles: grid.tiles(), grid, pointer });
+            let tiles = grid.tiles();
+            if tiles > 0 {
+                outputs.push(Output { operation: i, plane, grid, tiles, pointer });
+            }
         }
         let (outputs, planes) = (&outputs[..], &*planes);
         let Some(first) = outputs.first() else { return };
         let begin = *steps;
-        *steps += operations.len() as u64;
+        *steps += outputs.len() as u64;
         let last = *steps;
         self.barrier.mend();
         (0..self.threads()).for_each(|thread| self.shares.deal(thread, 0, first.tiles));
@@ -151,10 +155,11 @@ impl<S: Send> Team<S> {
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(|e| e.into_inner());
             let clock = clock.filter(|_| thread == 0);
             let mut clock = clock.map(|clock| clock.lock().unwrap_or_else(|e| e.into_inner()));
-            if let Some(clock) = &mut clock {
-                clock.start();
-            }
-            for (i, (operation, output)) in operations.iter().zip(outputs).enumerate() {
+            for (i, output) in outputs.iter().enumerate() {
+                let operation = &operations[output.operation];
+                if let Some(clock) = &mut clock {
+                    clock.start(output.operation);
+                }
                 let reader = Reader::new(planes, output.plane);
                 while let Some(tile) = self.shares.take(thread, i) {
                     let (columns, rows) = output.grid.tile(tile as usize);
@@ -168,9 +173,6 @@ impl<S: Send> Team<S> {
                 if !self.barrier.wait(thread, begin + i as u64 + 1) {
                     break;
                 }
-                if let Some(clock) = &mut clock {
-                    clock.stop();
-                }
             }
             presence.end();
         });
@@ -179,24 +181,26 @@ impl<S: Send> Team<S> {
 
 /// Times operations that follow each other.
 struct Clock {
-    last: Instant,
+    /// The operation that runs, and since when.
+    running: Option<(usize, Instant)>,
     times: Vec<Duration>,
 }
 
 impl Clock {
-    fn with_capacity(operations: usize) -> Clock {
-        Clock { last: Instant::now(), times: Vec::with_capacity(operations) }
+    fn new(operations: usize) -> Clock {
+        Clock { running: None, times: vec![Duration::ZERO; operations] }
     }
 
-    /// The first operation begins.
-    fn start(&mut self) {
-        self.last = Instant::now();
+    /// The operation before has ended, and this one begins.
+    fn start(&mut self, operation: usize) {
+        self.stop();
+        self.running = Some((operation, Instant::now()));
     }
 
-    /// An operation has ended, and the next begins.
+    /// The last operation has ended.
     fn stop(&mut self) {
-        let now = Instant::now();
-        self.times.push(now - self.last);
-        self.last = now;
+        if let Some((operation, since)) = self.running.take() {
+            self.times[operation] = since.elapsed();
+        }
     }
 }

@@ -86,6 +86,22 @@ fn a_timed_region_computes_the_same() {
 }
 
 #[test]
+fn an_empty_grid_is_passed_over() {
+    let mut planes = Planes::default();
+    let a = planes.add(Kind::F32, 2, 2).unwrap();
+    let b = planes.add(Kind::F32, 2, 2).unwrap();
+    let team = Team::new(2, || 0).unwrap();
+    let sum = |from, to, columns| Sum { from, to, columns, width: 2, tile: (1, 1), plus: 1.0 };
+    team.run(&mut planes, &[sum(a, b, 0), sum(a, b, 2), sum(b, a, 0), sum(a, b, 0)]);
+    assert_eq!(
+        (planes.f32(a)[..].to_vec(), planes.f32(b)[..].to_vec()),
+        (vec![0.0; 4], vec![1.0, 2.0, 1.0, 2.0])
+    );
+    team.run(&mut planes, &[sum(a, b, 0)]);
+    team.run(&mut planes, &[] as &[Sum]);
+}
+
+#[test]
 fn callers_take_turns() {
     let team = Team::new(2, || 0).unwrap();
     std::thread::scope(|scope| {

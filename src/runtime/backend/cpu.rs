@@ -1,6 +1,7 @@
 //! The CPU: one parallel region per step, a barrier after each operation.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mdl_kernels::Level;
@@ -11,9 +12,10 @@ use mdl_kernels::region::{Kind, PlaneId, Planes, Team};
 use rayon::prelude::*;
 
 use super::cpu_split::{self, Stage};
-use super::cpu_step::{CpuOp, Scratch, angles, normalize, rope_kind};
+use super::cpu_step::{CpuOp, OwnNorm, Scratch, angles, normalize, rope_kind};
 use super::{Backend, Column, Observer, State, observe};
 use crate::diagnostic::{Diagnostic, Errors, Result};
+use crate::runtime::fuse::is_read;
 use crate::runtime::kv::{KvLayout, KvType, PAGE, PageId, Shift, slot};
 use crate::runtime::program::{BufferId, Element, Extent, Hidden, Op, Program, Room};
 
@@ -37,6 +39,10 @@ struct Shared {
     packed: Vec<Option<Packed>>,
     level: Level,
     team: Team<Scratch>,
+    /// For each operation: the columns of a norm that only the product after it reads.
+    own_norms: Vec<Option<Extent>>,
+    /// The stamp of the next operation of a step.
+    stamps: AtomicU64,
 }
 
 impl Cpu {
@@ -54,7 +60,9 @@ impl Cpu {
             .map_err(|e| Diagnostic::environment(format!("cannot start {threads} compute threads: {e}")))?;
         let level = options.level.unwrap_or_else(Level::current);
         let packed = pack(&program)?;
-        Ok(Cpu { shared: Arc::new(Shared { program, packed, level, team }) })
+        let own_norms = own_norms(&program);
+        let stamps = AtomicU64::new(1);
+        Ok(Cpu { shared: Arc::new(Shared { program, packed, level, team, own_norms, stamps }) })
     }
 
     /// The instruction set in use.
@@ -90,6 +98,23 @@ fn pack(program: &Program) -> Result<Vec<Option<Packed>>> {
             Ok(packed)
         })
         .collect()
+}
+
+/// For each operation: the columns of a norm that only the product after it reads, and could compute itself.
+fn own_norms(program: &Program) -> Vec<Option<Extent>> {
+    let own = |i: usize| {
+        let Op::Norm { input, out, .. } = program.ops[i] else { return None };
+        let next = program.ops.get(i + 1)?;
+        let is_of_product = match next {
+            Op::MatMul { input: from, .. } | Op::GatedMatMul { input: from, .. } => *from == out,
+            _ => false,
+        };
+        // The product would read what it writes.
+        let is_in_place = next.out() == Some(input);
+        let is_wanted = program.hidden == Hidden::Buffer(out) || is_read(&program.ops[i + 2..], out);
+        (is_of_product && !is_in_place && !is_wanted).then_some(program.buffers[out.0].extent)
+    };
+    (0..program.ops.len()).map(own).collect()
 }
 
 /// The buffer that the hidden states are in, or are made of.
@@ -247,10 +272,32 @@ impl CpuState {
         times: Option<&mut Vec<Duration>>,
     ) {
         let shared = &self.shared;
+        // Alone, an operation computes what it says.
+        let is_whole = ops.len() == shared.program.ops.len();
+        let first = shared.stamps.fetch_add(ops.len() as u64, Ordering::Relaxed);
+        let count = |extent| match extent {
+            Extent::Columns => columns.len(),
+            Extent::Outputs => outputs.len(),
+        };
+        let norm = |i: usize| {
+            let is_own = |i: &usize| {
+                let extent = shared.own_norms.get(*i).copied().flatten();
+                is_whole && extent.is_some_and(|extent| count(extent) == 1)
+            };
+            let before = i.checked_sub(1).filter(is_own).map(|i| &shared.program.ops[i]);
+            match before {
+                _ if is_own(&i) => OwnNorm::Skipped,
+                Some(Op::Norm { input, norm, .. }) => {
+                    OwnNorm::Here { input: *input, norm: *norm, stamp: first + i as u64 }
+                }
+                _ => OwnNorm::No,
+            }
+        };
         let mut operations = Vec::with_capacity(ops.len());
-        for op in &shared.program.ops[ops] {
+        for i in ops {
             let whole = CpuOp {
-                op,
+                op: &shared.program.ops[i],
+                norm: norm(i),
                 program: &shared.program,
                 packed: &shared.packed,
                 level: shared.level,

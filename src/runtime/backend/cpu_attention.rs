@@ -27,6 +27,7 @@ pub(super) struct Attend {
     pub qkv: BufferId,
     pub prepare: Prepare,
     pub window: Option<usize>,
+    pub out: BufferId,
 }
 
 impl CpuOp<'_> {
@@ -182,7 +183,7 @@ impl CpuOp<'_> {
         op: &Attend,
     ) {
         let width = self.program.spec.group() * self.layout.value_length;
-        let kv_head = tile.rows.start / width;
+        let kv_head = tile.rows.start * self.unit(op.out) / width;
         self.queries(planes, scratch, columns.clone(), kv_head, op);
         let head = self.head(planes, kv_head, columns.start, op);
         let Scratch { queries, positions, attention: kept, floats, .. } = scratch;
@@ -191,7 +192,7 @@ impl CpuOp<'_> {
         attention(self.level, &head, queries, positions, kept, floats);
         let first = columns.start - tile.columns.start;
         for (c, out) in floats.chunks_exact(width).enumerate() {
-            tile.f32(first + c).copy_from_slice(out);
+            self.put(op.out, tile, first + c, out);
         }
     }
 

@@ -1,16 +1,20 @@
 //! Each operation of a program on the CPU: how its output is cut, and what a tile is. Attention and experts have
 //! files of their own.
 
-use mdl_kernels::ops::activation::BLOCK;
+use std::ops::Range;
+
+use mdl_kernels::ops::activation::{ActivationBlock, BLOCK, quantize_activations};
 use mdl_kernels::ops::elementwise::{self, activate, add, add_scaled, gated, scale, soft_cap};
-use mdl_kernels::ops::matmul::{Activations, Columns, Product, Store, matmul, tile_of_floats};
+use mdl_kernels::ops::matmul::{Activations, Columns, Panel, Product, Store, matmul, tile_of_floats};
 use mdl_kernels::ops::row::dequantize_row;
 use mdl_kernels::region::{Grid, Operation, PlaneId, Reader, Tile};
 
 use super::cpu_attention::{Attend, Prepare};
 use super::cpu_experts::{Chosen, mix, route};
 use super::cpu_split::Stage;
-use super::cpu_step::{CpuOp, PANEL_ROWS, Scratch, attention_columns, normalize, plane};
+use super::cpu_step::{
+    CpuOp, Normed, OwnNorm, PANEL_ROWS, Scratch, attention_columns, gated_rows, normalize, plane,
+};
 use crate::families::spec::Activation;
 use crate::runtime::program::{BufferId, Element, MatrixId, Op, VectorId};
 
@@ -25,55 +29,131 @@ fn activation(activation: Activation) -> elementwise::Activation {
     }
 }
 
+/// Weights that are multiplied with one input; their products lie one after the other.
+struct Group<'a> {
+    x: Activations<'a>,
+    weights: &'a [MatrixId],
+    bias: &'a [Option<VectorId>],
+    store: Store,
+}
+
 impl CpuOp<'_> {
+    /// What a product multiplies with: a plane, or this thread's own norm, which its first tile computes.
+    fn activations<'a>(
+        &self,
+        planes: &Reader<'a>,
+        input: BufferId,
+        normed: &'a mut Normed,
+    ) -> Activations<'a> {
+        let element = self.program.buffers[input.0].element;
+        let OwnNorm::Here { input: from, norm, stamp } = self.norm else {
+            return match element {
+                Element::F32 => Activations::F32(planes.f32(plane(input))),
+                Element::Blocks => Activations::Blocks(planes.blocks(plane(input))),
+            };
+        };
+        let x = self.column(planes, from, 0);
+        let Normed { of, floats, blocks } = normed;
+        floats.resize(x.len(), 0.0);
+        blocks.resize(x.len() / BLOCK, ActivationBlock::default());
+        if *of != stamp {
+            *of = stamp;
+            normalize(self.level, self.program, &norm, x, floats);
+            if element == Element::Blocks {
+                quantize_activations(self.level, floats, blocks);
+            }
+        }
+        match element {
+            Element::F32 => Activations::F32(floats),
+            Element::Blocks => Activations::Blocks(blocks),
+        }
+    }
+
+    /// Rows `rows` of the products of a group with `columns` of its input.
     fn multiply(
         &self,
-        planes: &Reader<'_>,
-        tile: &mut Tile<'_>,
-        scratch: &mut Scratch,
-        (input, weights, bias, at, add_to): (BufferId, &[MatrixId], &[Option<VectorId>], usize, bool),
+        group: &Group<'_>,
+        (rows, columns): (Range<usize>, Range<usize>),
+        out: &mut dyn Columns,
+        panel: &mut Panel,
     ) {
-        let x = match self.program.buffers[input.0].element {
-            Element::F32 => Activations::F32(planes.f32(plane(input))),
-            Element::Blocks => Activations::Blocks(planes.blocks(plane(input))),
-        };
-        let store = if add_to { Store::Add } else { Store::Set };
-        let columns = tile.columns.clone();
-        // The first row of the weight in the output.
-        let mut first = at;
-        for (id, bias) in weights.iter().zip(bias) {
+        // The first row of the weight in the group.
+        let mut first = 0;
+        for (id, bias) in group.weights.iter().zip(group.bias) {
             let weight = self.program.matrices[id.0].weight();
-            let start = tile.rows.start.max(first);
-            let end = tile.rows.end.min(first + weight.rows());
+            let start = rows.start.max(first);
+            let end = rows.end.min(first + weight.rows());
             if start < end {
-                let rows = start - first..end - first;
-                let offset = start - tile.rows.start;
-                let mut part = Part { tile, offset, len: rows.len() };
+                let own = start - first..end - first;
+                let mut part = Part { out, offset: start - rows.start, len: own.len() };
                 let packed = self.packed[id.0].as_ref();
-                let product =
-                    Product { weight, packed, rows: rows.clone(), x, columns: columns.clone(), store };
-                matmul(self.level, &product, &mut part, &mut scratch.panel);
+                let (columns, store) = (columns.clone(), group.store);
+                let count = columns.len();
+                let product = Product { weight, packed, rows: own.clone(), x: group.x, columns, store };
+                matmul(self.level, &product, &mut part, panel);
                 if let Some(bias) = bias {
-                    for c in 0..columns.len() {
-                        add(self.level, part.column(c), &self.vector(*bias)[rows.clone()]);
+                    for c in 0..count {
+                        add(self.level, part.column(c), &self.vector(*bias)[own.clone()]);
                     }
                 }
             }
             first += weight.rows();
         }
     }
+
+    /// Gate and up of a tile, and what comes of them.
+    fn gated_multiply(
+        &self,
+        tile: &mut Tile<'_>,
+        (gate_up, panel): (&mut Vec<f32>, &mut Panel),
+        group: &Group<'_>,
+        (has_gate, out): (bool, BufferId),
+    ) {
+        let (unit, width) = (self.unit(out), self.program.buffers[out.0].width);
+        let rows = tile.rows.start * unit..tile.rows.end * unit;
+        let (columns, len) = (tile.columns.clone(), rows.len());
+        let size = columns.len() * len;
+        gate_up.resize((2 * size + len).max(gate_up.len()), 0.0);
+        let (gate, rest) = gate_up.split_at_mut(size);
+        let (up, rest) = rest.split_at_mut(size);
+        let activation = activation(self.program.spec.feed_forward.activation);
+        self.multiply(group, (rows.clone(), columns.clone()), &mut Rows { values: gate, len }, panel);
+        if has_gate {
+            let rows = width + rows.start..width + rows.end;
+            self.multiply(group, (rows, columns.clone()), &mut Rows { values: up, len }, panel);
+        }
+        for c in 0..columns.len() {
+            let (gate, up) = (&gate[c * len..(c + 1) * len], &up[c * len..(c + 1) * len]);
+            self.put_with(out, tile, c, &mut rest[..len], |y| match has_gate {
+                true => gated(self.level, activation, gate, up, y),
+                false => activate(self.level, activation, gate, y),
+            });
+        }
+    }
 }
 
-/// Some rows of a tile.
-struct Part<'t, 'a> {
-    tile: &'t mut Tile<'a>,
+/// Some rows of each column.
+struct Part<'a> {
+    out: &'a mut dyn Columns,
     offset: usize,
     len: usize,
 }
 
-impl Columns for Part<'_, '_> {
+impl Columns for Part<'_> {
     fn column(&mut self, c: usize) -> &mut [f32] {
-        &mut self.tile.f32(c)[self.offset..self.offset + self.len]
+        &mut self.out.column(c)[self.offset..self.offset + self.len]
+    }
+}
+
+/// Columns of `len` values, one after the other.
+struct Rows<'a> {
+    values: &'a mut [f32],
+    len: usize,
+}
+
+impl Columns for Rows<'_> {
+    fn column(&mut self, c: usize) -> &mut [f32] {
+        &mut self.values[c * self.len..(c + 1) * self.len]
     }
 }
 
@@ -90,6 +170,9 @@ impl Operation for CpuOp<'_> {
 
     fn grid(&self) -> Grid {
         match self.op {
+            Op::Norm { out, .. } if self.norm == OwnNorm::Skipped => {
+                Grid { columns: 0..0, ..self.by_column(*out) }
+            }
             Op::Embed { out, .. }
             | Op::AddPosition { out, .. }
             | Op::Norm { out, .. }
@@ -101,24 +184,25 @@ impl Operation for CpuOp<'_> {
             | Op::ScaleLogits { out, .. }
             | Op::Quantize { out, .. } => self.by_column(*out),
             // Long rows, so that one column is work for every thread.
-            Op::Gate { out, .. } => {
-                let grid = self.by_column(*out);
-                let tile_rows = match self.program.buffers[out.0].element {
-                    Element::F32 => 1024,
-                    Element::Blocks => 1024 / BLOCK,
-                };
-                Grid { tile_rows, ..grid }
+            Op::Gate { out, .. } => Grid { tile_rows: 1024 / self.unit(*out), ..self.by_column(*out) },
+            Op::GatedMatMul { out, .. } => {
+                let Grid { columns, rows, .. } = self.by_column(*out);
+                let (unit, tile_columns) = (self.unit(*out), columns.len().max(1));
+                let most = gated_rows(tile_columns) / BLOCK;
+                let share = self.share((rows.len() * unit).div_ceil(BLOCK), tile_columns, most);
+                let tile_rows = share * BLOCK / unit;
+                Grid { columns, tile_columns, rows, tile_rows }
             }
             Op::MatMul { weights, out, at, .. } => {
-                let rows = self.rows_of(weights);
-                // Several tiles a thread, so that a slow one is waited for less.
-                let share = rows.div_ceil(4 * self.threads).next_multiple_of(PANEL_ROWS);
+                let rows = self.program.rows_of(weights);
                 let count = self.count(*out);
                 let floats = weights.iter().all(|id| !self.program.takes_blocks(*id));
-                let (tile_rows, tile_columns) = floats
-                    .then(|| tile_of_floats(rows, count, self.threads))
-                    .flatten()
-                    .unwrap_or((share.clamp(PANEL_ROWS, 256), count.max(1)));
+                let whole = || {
+                    let share = self.share(rows.div_ceil(PANEL_ROWS), count, 256 / PANEL_ROWS);
+                    (share * PANEL_ROWS, count.max(1))
+                };
+                let (tile_rows, tile_columns) =
+                    floats.then(|| tile_of_floats(rows, count, self.threads)).flatten().unwrap_or_else(whole);
                 Grid { columns: 0..count, tile_columns, rows: *at..*at + rows, tile_rows }
             }
             Op::Experts { weights, out, at, .. } => self.grid_of_experts(weights, *out, *at),
@@ -141,8 +225,8 @@ impl Operation for CpuOp<'_> {
                         true => 1,
                         false => tiles.div_ceil(4 * self.threads).clamp(most.div_ceil(4), most),
                     },
-                    rows: 0..self.program.buffers[out.0].width,
-                    tile_rows: group * self.layout.value_length,
+                    rows: self.by_column(*out).rows,
+                    tile_rows: group * self.layout.value_length / self.unit(*out),
                 }
             }
         }
@@ -169,13 +253,24 @@ impl Operation for CpuOp<'_> {
             }
             Op::Norm { input, norm, out } => {
                 let x = self.column(planes, *input, c);
-                self.put_with(*out, tile, 0, x.len(), &mut scratch.floats, |y| {
+                scratch.floats.resize(x.len().max(scratch.floats.len()), 0.0);
+                self.put_with(*out, tile, 0, &mut scratch.floats[..x.len()], |y| {
                     normalize(self.level, self.program, norm, x, y);
                 });
             }
             Op::Quantize { input, out } => self.put(*out, tile, 0, self.column(planes, *input, c)),
             Op::MatMul { input, weights, bias, at, add, .. } => {
-                self.multiply(planes, tile, scratch, (*input, weights, bias, *at, *add));
+                let store = if *add { Store::Add } else { Store::Set };
+                let x = self.activations(planes, *input, &mut scratch.normed);
+                let group = Group { x, weights, bias, store };
+                let range = (tile.rows.start - at..tile.rows.end - at, tile.columns.clone());
+                self.multiply(&group, range, tile, &mut scratch.panel);
+            }
+            Op::GatedMatMul { input, weights, bias, gated, out } => {
+                let Scratch { normed, gate_up, panel, .. } = scratch;
+                let x = self.activations(planes, *input, normed);
+                let group = Group { x, weights, bias, store: Store::Set };
+                self.gated_multiply(tile, (gate_up, panel), &group, (*gated, *out));
             }
             Op::Bias { bias, at, .. } => {
                 let bias = self.vector(*bias);
@@ -184,9 +279,9 @@ impl Operation for CpuOp<'_> {
             Op::StoreKv { qkv, norm, rotation, .. } => {
                 self.store_kv(planes, tile, scratch, *qkv, Prepare { norm: *norm, rotation: *rotation });
             }
-            Op::Attention { block, qkv, norm, rotation, window, .. } => {
+            Op::Attention { block, qkv, norm, rotation, window, out } => {
                 let prepare = Prepare { norm: *norm, rotation: *rotation };
-                let op = Attend { block: *block, qkv: *qkv, prepare, window: *window };
+                let op = Attend { block: *block, qkv: *qkv, prepare, window: *window, out: *out };
                 match self.stage {
                     Stage::Whole => self.attend(planes, tile, scratch, &op),
                     Stage::Parts(split) => self.parts(planes, tile, scratch, &op, split),
@@ -208,15 +303,13 @@ impl Operation for CpuOp<'_> {
                 mix(self.column(planes, *input, c), self.column(planes, *chosen, c), tile.f32(0));
             }
             Op::Gate { input, gated: has_gate, out } => {
-                let unit = match self.program.buffers[out.0].element {
-                    Element::F32 => 1,
-                    Element::Blocks => BLOCK,
-                };
+                let unit = self.unit(*out);
                 let rows = tile.rows.start * unit..tile.rows.end * unit;
                 let (gate, up) = self.column(planes, *input, c).split_at(self.program.buffers[out.0].width);
                 let activation = activation(self.program.spec.feed_forward.activation);
                 let gate = &gate[rows.clone()];
-                self.put_with(*out, tile, 0, gate.len(), &mut scratch.floats, |y| match has_gate {
+                scratch.floats.resize(gate.len().max(scratch.floats.len()), 0.0);
+                self.put_with(*out, tile, 0, &mut scratch.floats[..gate.len()], |y| match has_gate {
                     true => gated(self.level, activation, gate, &up[rows], y),
                     false => activate(self.level, activation, gate, y),
                 });

@@ -121,13 +121,18 @@ impl CpuOp<'_> {
     ) {
         let KvLayout { value_length, .. } = self.layout;
         let (c, width) = (tile.columns.start, self.part_width());
-        let kv_head = tile.rows.start / (self.program.spec.group() * value_length);
+        let group = self.program.spec.group();
+        let kv_head = tile.rows.start * self.unit(op.out) / (group * value_length);
         let first = c * planes.width(parts) + kv_head * split.chunks * width;
         let parts = &planes.f32(parts)[first..][..self.chunks_of(c, op.window).len() * width];
-        for (i, out) in tile.f32(0).chunks_exact_mut(value_length).enumerate() {
-            let length = part_len(value_length);
-            let parts = parts.chunks_exact(width).map(|chunk| &chunk[i * length..(i + 1) * length]);
-            merge(self.level, parts, &mut scratch.attention, out);
-        }
+        let Scratch { attention, floats, .. } = scratch;
+        floats.resize((group * value_length).max(floats.len()), 0.0);
+        self.put_with(op.out, tile, 0, &mut floats[..group * value_length], |heads| {
+            for (i, out) in heads.chunks_exact_mut(value_length).enumerate() {
+                let length = part_len(value_length);
+                let parts = parts.chunks_exact(width).map(|chunk| &chunk[i * length..(i + 1) * length]);
+                merge(self.level, parts, attention, out);
+            }
+        });
     }
 }

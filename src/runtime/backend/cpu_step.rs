@@ -12,7 +12,7 @@ use super::Column;
 use super::cpu_split::Stage;
 use crate::families::spec::{NormKind, RopeKind};
 use crate::runtime::kv::{KvLayout, PageId};
-use crate::runtime::program::{BufferId, Element, Extent, MatrixId, Norm, Op, Program, Room, VectorId};
+use crate::runtime::program::{BufferId, Element, Extent, Norm, Op, Program, Room, VectorId};
 
 /// Columns whose queries attention takes at once, of `group` heads each: they share each read of the cache.
 pub(super) const fn attention_columns(group: usize) -> usize {
@@ -23,11 +23,42 @@ pub(super) const fn attention_columns(group: usize) -> usize {
 /// Rows of a weight that are unpacked together.
 pub(super) const PANEL_ROWS: usize = 16;
 
+/// Rows of gate and up that a tile has at most, of so many columns: both should stay in the second cache until they
+/// are multiplied, but fewer rows would lay the columns out for more tiles.
+pub(super) fn gated_rows(columns: usize) -> usize {
+    /// Floats of each.
+    const ROOM: usize = 1 << 17;
+    (ROOM / columns.max(1) / BLOCK * BLOCK).clamp(BLOCK, 256)
+}
+
+/// Who computes the norm that a product is of. For one column it is little work, which one thread would do while
+/// the others wait: so each does it for itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum OwnNorm {
+    /// The operation itself, for all.
+    No,
+    /// Not this operation: the product after it.
+    Skipped,
+    /// This product, on each thread. `stamp` is another for every operation of every step.
+    Here { input: BufferId, norm: Norm, stamp: u64 },
+}
+
+/// A column that a thread has normed for itself.
+#[derive(Default)]
+pub(super) struct Normed {
+    /// The stamp of the operation; 0 for none.
+    pub of: u64,
+    pub floats: Vec<f32>,
+    pub blocks: Vec<ActivationBlock>,
+}
+
 /// What a thread keeps from tile to tile.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub panel: Panel,
     pub floats: Vec<f32>,
+    pub gate_up: Vec<f32>,
+    pub normed: Normed,
     pub blocks: Vec<ActivationBlock>,
     pub queries: Vec<f32>,
     pub attention: attention::Scratch,
@@ -42,8 +73,12 @@ impl Scratch {
         let attention = &program.spec.attention;
         let queries = attention_columns(program.spec.group()).min(room.columns.max(1)) * program.spec.group();
         let attend = attention::Scratch::bytes(attention.key_length, attention.value_length);
-        let vectors = queries * (attention.key_length + attention.value_length) + 2 * cols;
-        (Panel::bytes(cols) as u64).saturating_add(attend as u64).saturating_add(vectors as u64 * 4)
+        let gated = 2 * room.columns.saturating_mul(gated_rows(room.columns));
+        let vectors = queries * (attention.key_length + attention.value_length) + 4 * cols;
+        (Panel::bytes(cols) as u64)
+            .saturating_add(attend as u64)
+            .saturating_add((gated as u64).saturating_mul(4))
+            .saturating_add(vectors as u64 * 4)
     }
 }
 
@@ -51,6 +86,7 @@ impl Scratch {
 #[derive(Clone, Copy)]
 pub(super) struct CpuOp<'a> {
     pub op: &'a Op,
+    pub norm: OwnNorm,
     pub program: &'a Program,
     /// The matrices of the program in panels, where they are.
     pub packed: &'a [Option<Packed>],
@@ -129,43 +165,51 @@ impl CpuOp<'_> {
         }
     }
 
-    /// Puts what `compute` writes, `len` floats, into a column of a tile: in place, or by way of `scratch` and
-    /// quantized if the buffer is of blocks.
+    /// Puts what `compute` writes into a column of a tile: in place, or by way of `room`, which is as long,
+    /// and quantized if the buffer is of blocks.
     pub(super) fn put_with(
         &self,
         out: BufferId,
         tile: &mut Tile<'_>,
         c: usize,
-        len: usize,
-        scratch: &mut Vec<f32>,
+        room: &mut [f32],
         compute: impl FnOnce(&mut [f32]),
     ) {
         match self.program.buffers[out.0].element {
             Element::F32 => compute(tile.f32(c)),
             Element::Blocks => {
-                scratch.resize(len, 0.0);
-                compute(scratch);
-                quantize_activations(self.level, scratch, tile.blocks(c));
+                compute(room);
+                quantize_activations(self.level, room, tile.blocks(c));
             }
         }
     }
 
+    /// Values of a buffer for each value of its plane.
+    pub(super) fn unit(&self, id: BufferId) -> usize {
+        match self.program.buffers[id.0].element {
+            Element::F32 => 1,
+            Element::Blocks => BLOCK,
+        }
+    }
+
+    /// How many of `units` that cost the same a tile of a product has, `most` at most: so many that the shares of the
+    /// threads are as equal as can be. Each thread has several tiles, so that a slow one is waited for less; fewer
+    /// where there are many columns, which each tile lays out.
+    pub(super) fn share(&self, units: usize, columns: usize, most: usize) -> usize {
+        let own = units.div_ceil(self.threads).max(1);
+        let least = own.div_ceil(most).max(if columns > 8 { 3 } else { 6 });
+        let tiles = (least..=least + 3).min_by_key(|tiles| own.next_multiple_of(own.div_ceil(*tiles)) - own);
+        own.div_ceil(tiles.unwrap_or(least))
+    }
+
     /// Whole columns, one a tile.
     pub(super) fn by_column(&self, out: BufferId) -> Grid {
-        let buffer = &self.program.buffers[out.0];
-        let rows = match buffer.element {
-            Element::F32 => buffer.width,
-            Element::Blocks => buffer.width / BLOCK,
-        };
+        let rows = self.program.buffers[out.0].width / self.unit(out);
         Grid { columns: 0..self.count(out), tile_columns: 1, rows: 0..rows, tile_rows: rows }
     }
 
     /// True when most columns stand for a sequence of their own.
     pub(super) fn is_decode(&self) -> bool {
         2 * self.tables.len() > self.columns.len()
-    }
-
-    pub(super) fn rows_of(&self, weights: &[MatrixId]) -> usize {
-        weights.iter().map(|id| self.program.matrices[id.0].rows()).sum()
     }
 }

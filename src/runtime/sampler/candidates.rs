@@ -163,13 +163,9 @@ impl Candidates {
         self.sort(n);
     }
 
-    /// The one that `draw`, from [0, 1), falls on, when each has a share of exp(logit / temperature);
-    /// the likeliest for a temperature of 0. `None` if there are none.
+    /// The one that `draw`, from [0, 1), falls on, when each has a share of exp(logit / temperature), of a
+    /// temperature above 0. `None` if there are none.
     pub(super) fn draw(&mut self, temperature: f32, draw: f64) -> Option<u32> {
-        if temperature == 0.0 {
-            self.sort(1);
-            return self.list.first().map(|c| c.id);
-        }
         let max = self.max_logit();
         let weight = |c: &Candidate| weight(c.logit, max, temperature);
         let sum: f64 = self.list.iter().map(weight).sum();
@@ -287,7 +283,6 @@ mod tests {
         // Temperature 0.5 squares the shares.
         assert_eq!(drawn(0.5, 0.09), Some(0));
         assert_eq!(drawn(0.5, 0.11), Some(2));
-        assert_eq!(drawn(0.0, 0.0), Some(2));
         assert_eq!(drawn(f32::MIN_POSITIVE, 0.0), Some(2));
         assert_eq!(drawn(f32::MAX, 0.49), Some(0));
         assert_eq!(taken(&[]).draw(1.0, 0.0), None);

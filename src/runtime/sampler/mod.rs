@@ -13,6 +13,9 @@ mod stop;
 pub use options::SamplerOptions;
 pub use stop::{StopMatch, StopMatcher};
 
+use mdl_kernels::Level;
+use mdl_kernels::ops::elementwise::{all_below, greatest};
+
 use candidates::Candidates;
 use penalties::Penalties;
 use random::SplitMix64;
@@ -61,27 +64,27 @@ impl Sampler {
     /// # Errors
     /// A logit is NaN or `+inf`, or none is left above `-inf`: never a token then.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<u32> {
-        // False for NaN too; without a branch per logit, for the compiler to use vectors.
-        if !logits.iter().fold(true, |fine, &logit| fine & (logit < f32::INFINITY)) {
+        let level = Level::current();
+        if !all_below(level, logits, f32::INFINITY) {
             return Err(bad_logit(logits).into());
         }
         self.penalties.apply(logits);
+        let none = || Diagnostic::error("no token is possible: every logit is -inf").code("bad-logits");
         let options = &self.options;
+        if options.temperature == 0.0 {
+            let possible = greatest(level, logits).filter(|at| logits[*at] > f32::NEG_INFINITY);
+            return possible.map(|at| at as u32).ok_or_else(|| none().into());
+        }
         let candidates = &mut self.candidates;
         match options.top_k {
-            _ if options.temperature == 0.0 => candidates.take_top(logits, 1),
             k if k > 0 => candidates.take_top(logits, usize::try_from(k).unwrap_or(usize::MAX)),
             _ => candidates.take_all(logits),
         }
-        if options.temperature > 0.0 {
-            candidates.typical(options.typical_p);
-            candidates.top_p(options.top_p);
-            candidates.min_p(options.min_p);
-        }
+        candidates.typical(options.typical_p);
+        candidates.top_p(options.top_p);
+        candidates.min_p(options.min_p);
         let draw = if candidates.len() > 1 { self.random.unit() } else { 0.0 };
-        candidates.draw(options.temperature, draw).ok_or_else(|| {
-            Diagnostic::error("no token is possible: every logit is -inf").code("bad-logits").into()
-        })
+        candidates.draw(options.temperature, draw).ok_or_else(|| none().into())
     }
 }
 
