@@ -289,7 +289,10 @@ fn many<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, co
                     macro_rules! tile {
                         ($c:expr) => {
                             if here == P {
-                                let a = std::array::from_fn(|p| &wide[p * BLOCK..p * BLOCK + terms.len()]);
+                                let mut a = [&wide[..terms.len()]; P];
+                                for p in 1..P {
+                                    a[p] = &wide[p * BLOCK..p * BLOCK + terms.len()];
+                                }
                                 tile::add_block::<S, Wide, P, $c>(s, a, x, sums, start == 0);
                             } else {
                                 let a = [&wide[..terms.len()]];

@@ -141,7 +141,10 @@ fn block<S: Simd, T: Float, const P: usize, const C: usize>(
     let (whole, rest) = (len / LANES, len % LANES);
     let lines = a.map(|a| &a.0[..whole]);
     for (i, x) in x[..whole].iter().enumerate() {
-        let a = lines.map(|a| &a[i]);
+        let mut a = [&lines[0][i]; P];
+        for p in 1..P {
+            a[p] = &lines[p][i];
+        }
         for k in (0..LANES).step_by(4) {
             step!(a, x, k);
             step!(a, x, k + 1);
