@@ -129,8 +129,8 @@ def rival_batch(rival, path, prompt, generate, sequences):
     if rival == "llama.cpp":
         out = run(*command, "--output-format", "jsonl")
         return [json.loads(line)["speed_tg"] for line in out.splitlines() if line.startswith("{")][-1:]
-    # It prints a table, of which the eighth column is the speed of writing, to its log.
-    out = run(*command, "-rtr", "-fa", "on", stderr=subprocess.STDOUT)
+    # It prints a table to its log; the eighth column is the speed of writing. Its flash attention aborts on this.
+    out = run(*command, "-rtr", "-fa", "off", stderr=subprocess.STDOUT)
     rows = [line.split("|") for line in out.splitlines() if line.startswith("|")]
     return [float(row[8]) for row in rows if row[1].strip().isdigit()][-1:]
 
