@@ -12,6 +12,7 @@
 //! | [`blocks`] | how each format lays out one block |
 //! | [`mod@quantize`] | single precision to blocks, plain or by importance |
 //! | [`mod@dequantize`] | blocks to single precision |
+//! | [`low_rank`] | the product of an adapter's factors, added to rows |
 //! | [`mod@check`] | blocks that could only decode to NaN |
 //! | [`map`] | files as read-only memory |
 //! | [`memory`] | large memory in huge pages |
@@ -29,6 +30,7 @@ pub mod tensor_type;
 pub mod blocks;
 pub mod check;
 pub mod dequantize;
+pub mod low_rank;
 pub mod quantize;
 
 pub use level::Level;
@@ -36,4 +38,5 @@ pub use tensor_type::TensorType;
 
 pub use check::{BadBlock, check};
 pub use dequantize::{DequantizeError, dequantizable, dequantize, dequantize_at};
+pub use low_rank::{add_low_rank, add_low_rank_at};
 pub use quantize::{QuantizeError, quantizable, quantize, quantize_at};

@@ -283,13 +283,8 @@ impl<'a> Evaluator<'a> {
                 self.values_of(base, rows.clone(), cols, out)?;
                 let mut factors = vec![0.0; self.row_values(&rows, *rank)?];
                 self.values_of(b, rows, *rank, &mut factors)?;
-                let mut delta = vec![0.0; cols];
-                for (out, factors) in out.chunks_exact_mut(cols).zip(factors.chunks_exact(*rank)) {
-                    delta.fill(0.0);
-                    for (factor, a) in factors.iter().zip(a.chunks_exact(cols)) {
-                        delta.iter_mut().zip(a).for_each(|(d, a)| *d += factor * a);
-                    }
-                    out.iter_mut().zip(&delta).for_each(|(o, d)| *o += scale * d);
+                if !out.is_empty() && *rank > 0 {
+                    mdl_kernels::add_low_rank(out, cols, &factors, a, *rank, *scale);
                 }
                 Ok(())
             }
@@ -430,11 +425,7 @@ impl PermutedRun {
 
 /// The input of a run of rows of a `PermuteRope`. Each head's rows come from both halves of its input, of which no
 /// more is named than is needed.
-fn permuted_runs(
-    rows: Range<u64>,
-    head_rows: u64,
-    inverse: bool,
-) -> impl Iterator<Item = PermutedRun> {
+fn permuted_runs(rows: Range<u64>, head_rows: u64, inverse: bool) -> impl Iterator<Item = PermutedRun> {
     let half = (head_rows / 2).max(1);
     let heads = rows.start / head_rows..rows.end.div_ceil(head_rows);
     let halves = heads.flat_map(move |head| {

@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn the_first_failure_in_order_is_told() {
-        let fails_at = |at: u64| move |job: &u64, _: &mut Vec<u8>| if *job >= at { Err(failed("made")) } else { Ok(()) };
+        let fails_at =
+            |at: u64| move |job: &u64, _: &mut Vec<u8>| if *job >= at { Err(failed("made")) } else { Ok(()) };
         let last = std::cell::Cell::new(0);
         let mut take = |job: &u64, _: &[u8]| {
             last.set(*job);

@@ -8,6 +8,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `round` | formats that round to a grid fixed by the block's extremes |
+//! | `round_x86` | the same in AVX2 and AVX-512 |
 //! | `scheme` | the others, as data: which search, over which sub-blocks, under which weights |
 //! | `search` | the searches for a sub-block's scale |
 //! | `lanes` | the vectors the searches run on |
@@ -17,6 +18,8 @@
 mod lanes;
 mod pack;
 mod round;
+#[cfg(target_arch = "x86_64")]
+mod round_x86;
 mod row;
 mod scheme;
 mod search;
@@ -28,6 +31,7 @@ use std::fmt;
 use crate::check::check;
 use crate::{Level, TensorType};
 use lanes::Lanes;
+use round::Rounding;
 
 /// Why numbers could not be quantized. Every index counts from 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -244,7 +248,13 @@ fn encode_avx512(ty: TensorType, rows: &[f32], cols: usize, importance: Option<&
 
 /// What [`validate`] let through.
 #[inline(always)]
-fn encode<S: Lanes>(ty: TensorType, rows: &[f32], cols: usize, importance: Option<&[f32]>, out: &mut [u8]) {
+fn encode<S: Lanes + Rounding>(
+    ty: TensorType,
+    rows: &[f32],
+    cols: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
     match scheme::scheme(ty, importance.is_some()) {
         Some(scheme) => {
             let row_bytes = cols / ty.block_len() * ty.block_bytes();
@@ -252,6 +262,6 @@ fn encode<S: Lanes>(ty: TensorType, rows: &[f32], cols: usize, importance: Optio
                 row::encode::<S>(ty, &scheme, row, importance, out);
             }
         }
-        None => round::encode(ty, rows, out),
+        None => round::encode::<S>(ty, rows, out),
     }
 }

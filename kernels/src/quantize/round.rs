@@ -3,14 +3,85 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::lanes::nearest;
+use super::lanes::{Eight, nearest};
 use super::search::extreme;
 use crate::TensorType;
 use crate::blocks::*;
 
+/// The greatest number below a half: adding a half itself would lift 0.49999997 to 1.
+const UP_TO_HALF: f32 = 0.5f32.next_down();
+
+/// What the formats of 32 values do to a block. The bodies here are the definition; the numbers are finite.
+pub(super) trait Rounding {
+    /// The number of greatest magnitude (the first of several; 0 where all are 0), and that magnitude.
+    #[inline(always)]
+    fn extreme(x: &[f32; 32]) -> (f32, f32) {
+        extreme(x)
+    }
+
+    /// The least and the greatest number, each the first of several.
+    #[inline(always)]
+    fn ends(x: &[f32; 32]) -> (f32, f32) {
+        let (mut min, mut max) = (f32::MAX, -f32::MAX);
+        for &v in x {
+            min = if v < min { v } else { min };
+            max = if v > max { v } else { max };
+        }
+        (min, max)
+    }
+
+    /// The low bytes of `(x - origin) * factor + offset` without its fraction, at most `top`.
+    #[inline(always)]
+    fn levels(x: &[f32; 32], origin: f32, factor: f32, offset: f32, top: i32) -> [u8; 32] {
+        let mut levels = [0; 32];
+        for (l, v) in levels.iter_mut().zip(x) {
+            *l = truncate((v - origin) * factor + offset).min(top) as u8;
+        }
+        levels
+    }
+
+    /// The integers nearest to `x * factor`, half-way cases away from zero; the low bytes.
+    #[inline(always)]
+    fn rounded(x: &[f32; 32], factor: f32) -> [i8; 32] {
+        let mut rounded = [0; 32];
+        for (r, v) in rounded.iter_mut().zip(x) {
+            let v = v * factor;
+            *r = truncate(v + UP_TO_HALF.copysign(v)) as i8;
+        }
+        rounded
+    }
+
+    /// Bit 4 of level `j` at bit `j`.
+    #[inline(always)]
+    fn fifth_bits(levels: &[u8; 32]) -> [u8; 4] {
+        fifth_bits(levels)
+    }
+
+    /// The nearest half, ties to even.
+    #[inline(always)]
+    fn half(value: f32) -> Half {
+        Half::from_f32(value)
+    }
+
+    /// The nearest halves, ties to even.
+    #[inline(always)]
+    fn halves(values: &[f32], out: &mut [u8]) {
+        let mut halves = [f16::ZERO; 64];
+        for (values, out) in values.chunks(64).zip(out.chunks_mut(128)) {
+            let halves = &mut halves[..values.len()];
+            halves.convert_from_f32_slice(values);
+            for (b, half) in out.as_chunks_mut().0.iter_mut().zip(halves) {
+                *b = half.to_le_bytes();
+            }
+        }
+    }
+}
+
+impl Rounding for Eight {}
+
 /// Rows of finite values into exactly their blocks.
 #[inline(always)]
-pub(super) fn encode(ty: TensorType, values: &[f32], out: &mut [u8]) {
+pub(super) fn encode<R: Rounding>(ty: TensorType, values: &[f32], out: &mut [u8]) {
     match ty {
         TensorType::F32 => {
             for (b, v) in out.as_chunks_mut().0.iter_mut().zip(values) {
@@ -22,35 +93,26 @@ pub(super) fn encode(ty: TensorType, values: &[f32], out: &mut [u8]) {
                 *b = bf16::from_f32(*v).to_le_bytes();
             }
         }
-        TensorType::F16 => {
-            let mut halves = [f16::ZERO; 64];
-            for (values, out) in values.chunks(64).zip(out.chunks_mut(128)) {
-                let halves = &mut halves[..values.len()];
-                halves.convert_from_f32_slice(values);
-                for (b, half) in out.as_chunks_mut().0.iter_mut().zip(halves) {
-                    *b = half.to_le_bytes();
-                }
-            }
-        }
-        TensorType::Q4_0 => encode_blocks::<BlockQ4_0, 32>(values, out),
-        TensorType::Q4_1 => encode_blocks::<BlockQ4_1, 32>(values, out),
-        TensorType::Q5_0 => encode_blocks::<BlockQ5_0, 32>(values, out),
-        TensorType::Q5_1 => encode_blocks::<BlockQ5_1, 32>(values, out),
-        TensorType::Q8_0 => encode_blocks::<BlockQ8_0, 32>(values, out),
-        TensorType::Q8_K => encode_blocks::<BlockQ8_K, 256>(values, out),
+        TensorType::F16 => R::halves(values, out),
+        TensorType::Q4_0 => encode_blocks::<R, BlockQ4_0, 32>(values, out),
+        TensorType::Q4_1 => encode_blocks::<R, BlockQ4_1, 32>(values, out),
+        TensorType::Q5_0 => encode_blocks::<R, BlockQ5_0, 32>(values, out),
+        TensorType::Q5_1 => encode_blocks::<R, BlockQ5_1, 32>(values, out),
+        TensorType::Q8_0 => encode_blocks::<R, BlockQ8_0, 32>(values, out),
+        TensorType::Q8_K => encode_blocks::<R, BlockQ8_K, 256>(values, out),
         _ => {}
     }
 }
 
 trait Round<const N: usize>: bytemuck::Pod {
-    fn round(x: &[f32; N]) -> Self;
+    fn round<R: Rounding>(x: &[f32; N]) -> Self;
 }
 
 #[inline(always)]
-fn encode_blocks<B: Round<N>, const N: usize>(values: &[f32], out: &mut [u8]) {
+fn encode_blocks<R: Rounding, B: Round<N>, const N: usize>(values: &[f32], out: &mut [u8]) {
     let blocks: &mut [B] = bytemuck::cast_slice_mut(out);
     for (block, x) in blocks.iter_mut().zip(values.as_chunks::<N>().0) {
-        *block = B::round(x);
+        *block = B::round::<R>(x);
     }
 }
 
@@ -71,63 +133,49 @@ fn inverse(d: f32) -> f32 {
 
 /// The scale that puts the value of greatest magnitude at level `-half`, and the levels from 0.
 #[inline(always)]
-fn symmetric(x: &[f32; 32], half: f32) -> (Half, [u8; 32]) {
-    let (max, _) = extreme(x);
+fn symmetric<R: Rounding>(x: &[f32; 32], half: f32) -> (Half, [u8; 32]) {
+    let (max, _) = R::extreme(x);
     let d = max / -half;
-    let id = inverse(d);
-    let mut levels = [0; 32];
-    for (l, v) in levels.iter_mut().zip(x) {
-        *l = truncate(v * id + (half + 0.5)).min(2 * half as i32 - 1) as u8;
-    }
-    (Half::from_f32(d), levels)
+    (R::half(d), R::levels(x, 0.0, inverse(d), half + 0.5, 2 * half as i32 - 1))
 }
 
 /// The scale and minimum that put the extremes at levels 0 and `top`, and the levels.
 #[inline(always)]
-fn affine(x: &[f32; 32], top: f32) -> (Half, Half, [u8; 32]) {
-    let (mut min, mut max) = (f32::MAX, -f32::MAX);
-    for &v in x {
-        min = if v < min { v } else { min };
-        max = if v > max { v } else { max };
-    }
+fn affine<R: Rounding>(x: &[f32; 32], top: f32) -> (Half, Half, [u8; 32]) {
+    let (min, max) = R::ends(x);
     let d = (max - min) / top;
-    let id = inverse(d);
-    let mut levels = [0; 32];
-    for (l, v) in levels.iter_mut().zip(x) {
-        *l = truncate((v - min) * id + 0.5).min(top as i32) as u8;
-    }
-    (Half::from_f32(d), Half::from_f32(min), levels)
+    (R::half(d), R::half(min), R::levels(x, min, inverse(d), 0.5, top as i32))
 }
 
 impl Round<32> for BlockQ4_0 {
     #[inline(always)]
-    fn round(x: &[f32; 32]) -> Self {
-        let (d, levels) = symmetric(x, 8.0);
+    fn round<R: Rounding>(x: &[f32; 32]) -> Self {
+        let (d, levels) = symmetric::<R>(x, 8.0);
         BlockQ4_0 { d, qs: nibbles(&levels) }
     }
 }
 
 impl Round<32> for BlockQ4_1 {
     #[inline(always)]
-    fn round(x: &[f32; 32]) -> Self {
-        let (d, m, levels) = affine(x, 15.0);
+    fn round<R: Rounding>(x: &[f32; 32]) -> Self {
+        let (d, m, levels) = affine::<R>(x, 15.0);
         BlockQ4_1 { d, m, qs: nibbles(&levels) }
     }
 }
 
 impl Round<32> for BlockQ5_0 {
     #[inline(always)]
-    fn round(x: &[f32; 32]) -> Self {
-        let (d, levels) = symmetric(x, 16.0);
-        BlockQ5_0 { d, qh: fifth_bits(&levels), qs: nibbles(&levels) }
+    fn round<R: Rounding>(x: &[f32; 32]) -> Self {
+        let (d, levels) = symmetric::<R>(x, 16.0);
+        BlockQ5_0 { d, qh: R::fifth_bits(&levels), qs: nibbles(&levels) }
     }
 }
 
 impl Round<32> for BlockQ5_1 {
     #[inline(always)]
-    fn round(x: &[f32; 32]) -> Self {
-        let (d, m, levels) = affine(x, 31.0);
-        BlockQ5_1 { d, m, qh: fifth_bits(&levels), qs: nibbles(&levels) }
+    fn round<R: Rounding>(x: &[f32; 32]) -> Self {
+        let (d, m, levels) = affine::<R>(x, 31.0);
+        BlockQ5_1 { d, m, qh: R::fifth_bits(&levels), qs: nibbles(&levels) }
     }
 }
 
@@ -153,24 +201,16 @@ pub(super) fn fifth_bits(levels: &[u8; 32]) -> [u8; 4] {
 
 impl Round<32> for BlockQ8_0 {
     #[inline(always)]
-    fn round(x: &[f32; 32]) -> Self {
-        let (_, magnitude) = extreme(x);
+    fn round<R: Rounding>(x: &[f32; 32]) -> Self {
+        let (_, magnitude) = R::extreme(x);
         let d = magnitude / 127.0;
-        let id = inverse(d);
-        let mut qs = [0; 32];
-        for (q, v) in qs.iter_mut().zip(x) {
-            // Half-way cases go away from zero. Adding the number just below a half does that,
-            // where adding a half would lift 0.49999997 to 1.
-            let v = v * id;
-            *q = truncate(v + 0.5f32.next_down().copysign(v)) as i8;
-        }
-        BlockQ8_0 { d: Half::from_f32(d), qs }
+        BlockQ8_0 { d: R::half(d), qs: R::rounded(x, inverse(d)) }
     }
 }
 
 impl Round<256> for BlockQ8_K {
     #[inline(always)]
-    fn round(x: &[f32; 256]) -> Self {
+    fn round<R: Rounding>(x: &[f32; 256]) -> Self {
         let (max, magnitude) = extreme(x);
         let mut block = BlockQ8_K { d: [0; 4], qs: [0; 256], bsums: [[0; 2]; 16] };
         if magnitude == 0.0 {
