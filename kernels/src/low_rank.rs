@@ -41,7 +41,7 @@ pub fn add_low_rank_at(
         Level::Avx2 => unsafe { add_avx2(rows, cols, b, a, rank, scale) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx512Vnni => unsafe { add_avx512(rows, cols, b, a, rank, scale) },
+        Level::Avx512Vnni | Level::Amx => unsafe { add_avx512(rows, cols, b, a, rank, scale) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => add::<16>(rows, cols, b, a, rank, scale),
     }

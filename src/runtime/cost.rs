@@ -66,6 +66,13 @@ impl Program {
                 cost.bytes = bytes + self.buffer_bytes(*input, step) + results;
                 self.count_macs(&mut cost, weights, macs * count);
             }
+            Op::GatedMatMul { input, weights, out, .. } => {
+                let bytes: u64 = weights.iter().map(|id| self.stored_bytes(*id)).sum();
+                let macs = |id: &MatrixId| (self.matrices[id.0].rows() * self.matrices[id.0].cols()) as u64;
+                let macs: u64 = weights.iter().map(macs).sum();
+                cost.bytes = bytes + self.buffer_bytes(*input, step) + self.buffer_bytes(*out, step);
+                self.count_macs(&mut cost, weights, macs * self.columns_of(*out, step));
+            }
             Op::Experts { input, weights, .. } => {
                 let used = self.spec.feed_forward.experts.as_ref().map_or(1, |e| e.used) as u64;
                 let count = (weights.len() as u64).max(1);
@@ -131,6 +138,9 @@ impl Program {
             }
             Op::Quantize { .. } => "quantize".to_owned(),
             Op::MatMul { weights, .. } => format!("matmul {}", self.weights_name(weights)),
+            Op::GatedMatMul { weights, out, .. } => {
+                format!("matmul {} + gate{}", self.weights_name(weights), self.and_quantize(*out))
+            }
             Op::Experts { weights, .. } => match weights.first() {
                 Some(first) => format!("experts {}x {}", weights.len(), self.weights_name(&[*first])),
                 None => "experts".to_owned(),
