@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench -p mdl-kernels --bench matmul [FILTER]
 //! ```
+#![expect(clippy::unwrap_used, reason = "what cannot be set up cannot be measured")]
 
 use std::time::Instant;
 

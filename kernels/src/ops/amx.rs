@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 use super::activation::{ActivationBlock, BLOCK as UNIT};
 use super::matmul::Put;
 use super::packed::{Line, PackedPanel};
-use super::panel::{Panel, SpreadPanel, Unit, spread_panels};
+use super::panel::{Panel, Products, SpreadPanel, Unit, spread_panels};
 use super::simd::{Avx512, LANES};
 use super::unpack::Format;
 
@@ -112,17 +112,19 @@ pub(super) unsafe fn columns_of_panels<F: Format>(
     for first in (0..panels).step_by(group) {
         let end = (first + group).min(panels);
         for i in first..end {
-            let packed = PackedPanel::<F>::new(&lines[i * panel_lines..(i + 1) * panel_lines], cols);
+            let packed = PackedPanel::<F>::new(&lines[i * panel_lines..], cols);
             room.spread[i - first].spread::<Avx512, F, _>(token, packed, units, true);
         }
         for c in (0..count).step_by(COLUMNS) {
-            Unit::<COLUMNS>::lay_out::<F>(&mut room.sixteen, x, c, units);
+            Unit::<COLUMNS>::lay_out::<F, true>(&mut room.sixteen, x, c, units);
+            let mut products = Products::of(&mut room.products, COLUMNS, end - first);
             for i in first..end {
                 let mut out = [[0.0; LANES]; COLUMNS];
                 // SAFETY: the tiles are configured for sub-blocks of `F`; the features are there.
                 unsafe { multiply::<F>(&room.spread[i - first], &room.sixteen, &mut out) };
-                put(first_panel + i, c, &out);
+                products.take(i - first, &out);
             }
+            products.put(first_panel + first, c..count.min(c + COLUMNS), put);
         }
     }
     // SAFETY: the tiles hold nothing that is needed.
@@ -137,6 +139,7 @@ pub(super) unsafe fn columns_of_panels<F: Format>(
 /// The features of [`columns_of_panels`] are there, and tiles are configured for `F::SUB`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[expect(clippy::needless_range_loop, reason = "an iterator would not be inlined with the target feature")]
 unsafe fn multiply<F: Format>(panel: &SpreadPanel, x: &[Unit<COLUMNS>], out: &mut [[f32; LANES]; COLUMNS]) {
     let subs = UNIT / F::SUB;
     let total = x.len() * subs;

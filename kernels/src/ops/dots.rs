@@ -17,6 +17,8 @@ pub(super) trait Dots: Copy {
     /// A float32 of each row.
     type F: Copy;
 
+    /// Asks for a line that is read later, without waiting for it.
+    fn fetch(self, line: &[u8; 64]);
     fn bytes(self, line: &[u8; 64], part: usize) -> Self::B;
     fn put_bytes(self, v: Self::B, line: &mut [u8; 64], part: usize);
     /// Moves bits of bytes down, or up for a negative number (-4 to 7). Bits of the next byte come in: a mask
@@ -65,6 +67,8 @@ impl Dots for Portable {
     type I = [i32; 16];
     type F = [f32; 16];
 
+    #[inline(always)]
+    fn fetch(self, _: &[u8; 64]) {}
     #[inline(always)]
     fn bytes(self, line: &[u8; 64], _: usize) -> [u8; 64] {
         *line

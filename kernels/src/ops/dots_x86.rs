@@ -42,6 +42,10 @@ impl Dots for Avx2 {
     type F = __m256;
 
     #[inline(always)]
+    fn fetch(self, line: &[u8; 64]) {
+        proven!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
+    }
+    #[inline(always)]
     fn bytes(self, line: &[u8; 64], part: usize) -> __m256i {
         proven!(_mm256_loadu_si256(line[32 * part..][..32].as_ptr().cast()))
     }
@@ -160,6 +164,10 @@ impl Dots for Avx512 {
     type I = __m512i;
     type F = __m512;
 
+    #[inline(always)]
+    fn fetch(self, line: &[u8; 64]) {
+        proven!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
+    }
     #[inline(always)]
     fn bytes(self, line: &[u8; 64], _: usize) -> __m512i {
         proven!(_mm512_loadu_si512(line.as_ptr().cast()))

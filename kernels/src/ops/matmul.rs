@@ -17,7 +17,7 @@ use super::on_level;
 pub use super::packed::Packed;
 use super::packed::{self, Line, PackedPanel};
 pub use super::panel::Panel;
-use super::panel::{Unit, multiply, spread_panels};
+use super::panel::{Products, Unit, multiply, spread_panels};
 use super::simd::LANES;
 use super::unpack::{Format, with_format};
 use crate::{Level, TensorType};
@@ -211,13 +211,10 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
             }
             let units = weight.cols / BLOCK;
             let panels = rows.start / LANES..rows.end.div_ceil(LANES);
-            let count = columns.len();
-            let mut put = |i: usize, c: usize, tile: &[[f32; LANES]]| {
-                let first = i * LANES;
-                let (start, end) = (first.max(rows.start), (first + LANES).min(rows.end));
-                for (i, values) in tile.iter().take(count - c).enumerate() {
-                    put(start, c + i, &values[start - first..end - first]);
-                }
+            let mut put = |panel: usize, c: usize, values: &[f32]| {
+                let first = panel * LANES;
+                let (start, end) = (first.max(rows.start), (first + values.len()).min(rows.end));
+                put(start, c, &values[start - first..end - first]);
             };
             match packed {
                 Some(packed) => {
@@ -247,8 +244,8 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
     }
 }
 
-/// What takes the products of a panel with some columns, from the given one on.
-pub(super) type Put<'a> = &'a mut dyn FnMut(usize, usize, &[[f32; LANES]]);
+/// What takes the products of consecutive panels, from the given one on, with a column.
+pub(super) type Put<'a> = &'a mut dyn FnMut(usize, usize, &[f32]);
 
 /// Panels times every column of `x`.
 #[expect(clippy::too_many_arguments, reason = "one call for each level needs them apart")]
@@ -305,14 +302,16 @@ fn columns_of_panels<D: Dots, F: Format>(
     let cols = units * BLOCK;
     let count = x.len() / units;
     let panel_lines = lines.len() / panels.len();
-    let packed = |i: usize| PackedPanel::<F>::new(&lines[i * panel_lines..(i + 1) * panel_lines], cols);
+    let packed = |i: usize| PackedPanel::<F>::new(&lines[i * panel_lines..], cols);
     let mut c = 0;
     macro_rules! tile {
         ($tile:literal, $room:ident, $panels:expr, $source:expr) => {{
-            Unit::<$tile>::lay_out::<F>(&mut room.$room, x, c, units);
-            for i in $panels {
-                put(panels.start + i, c, &multiply::<D, F, _, $tile>(d, $source(i), &room.$room));
+            Unit::<$tile>::lay_out::<F, false>(&mut room.$room, x, c, units);
+            let mut products = Products::of(&mut room.products, $tile, $panels.len());
+            for (at, i) in $panels.enumerate() {
+                products.take(at, &multiply::<D, F, _, $tile>(d, $source(i), &room.$room));
             }
+            products.put(panels.start + $panels.start, c..count.min(c + $tile), put);
             c += $tile;
         }};
     }

@@ -265,6 +265,8 @@ fn group<D: Dots>(d: D, lines: &[Line], part: usize, g: usize, bits: u32, up: u3
 pub(super) struct PackedPanel<'a, F> {
     codes: &'a [Line],
     headers: &'a [u8],
+    /// The panel, and those that follow it.
+    all: &'a [Line],
     format: PhantomData<F>,
 }
 
@@ -277,11 +279,12 @@ impl<F> Clone for PackedPanel<'_, F> {
 impl<F> Copy for PackedPanel<'_, F> {}
 
 impl<'a, F: Format> PackedPanel<'a, F> {
-    /// `lines`: of a panel of rows of `cols` values.
+    /// `lines`: of a panel of rows of `cols` values, and of those that follow it.
     #[inline(always)]
     pub(super) fn new(lines: &'a [Line], cols: usize) -> Self {
-        let (codes, headers) = lines.split_at(const { Layout::of::<F>() }.code_lines(cols));
-        PackedPanel { codes, headers: headers.as_flattened(), format: PhantomData }
+        let layout = const { Layout::of::<F>() };
+        let (codes, headers) = lines[..layout.panel_lines::<F>(cols)].split_at(layout.code_lines(cols));
+        PackedPanel { codes, headers: headers.as_flattened(), all: lines, format: PhantomData }
     }
 
     #[inline(always)]
@@ -332,4 +335,18 @@ impl<F: Format> Source for PackedPanel<'_, F> {
     fn min<D: Dots>(&self, d: D, sub: usize, part: usize) -> D::F {
         self.factor(d, sub, part, 1)
     }
+
+    #[inline(always)]
+    fn fetch<D: Dots>(&self, d: D, unit: usize) {
+        let lines = const { Layout::of::<F>() }.unit_lines;
+        for i in 0..lines {
+            if let Some(line) = self.all.get(unit * lines + i + FETCH_AHEAD) {
+                d.fetch(line);
+            }
+        }
+    }
 }
+
+/// Lines between what is read and what is asked for: a page of 4 KiB, over whose end the processor does not
+/// look by itself.
+const FETCH_AHEAD: usize = 64;

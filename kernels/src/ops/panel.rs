@@ -11,6 +11,8 @@
 //! a [`Panel`] that stays in the cache. Columns are taken in tiles, whose activations are laid out so that what
 //! a step needs of them lies side by side ([`Unit`]).
 
+use std::ops::Range;
+
 use super::activation::{ActivationBlock, BLOCK as UNIT};
 use super::dots::Dots;
 use super::matmul_float;
@@ -26,6 +28,8 @@ pub(super) trait Source: Copy {
     fn scale<D: Dots>(&self, d: D, sub: usize, part: usize) -> D::F;
     /// The minima of a sub-block.
     fn min<D: Dots>(&self, d: D, sub: usize, part: usize) -> D::F;
+    /// Asks for what is read some units later.
+    fn fetch<D: Dots>(&self, d: D, unit: usize);
 }
 
 /// Calls `$body` for each of the eight groups of four values in a unit, the number being a constant: a loop
@@ -60,14 +64,17 @@ impl<const C: usize> Unit<C> {
     const ZERO: Unit<C> = Unit { q: [[0; 8]; C], d: [0.0; C], start: [[0; C]; 2], sum: [[0.0; C]; 2] };
 
     /// Columns of `x`, each of `units` blocks, from `first` on; the last one stands for those beyond the end.
+    /// What the format has no use for stays as it was; with `SIGNED`, weights are less their offset already.
     #[inline(always)]
-    pub(super) fn lay_out<F: Format>(
+    pub(super) fn lay_out<F: Format, const SIGNED: bool>(
         room: &mut Vec<Unit<C>>,
         x: &[ActivationBlock],
         first: usize,
         units: usize,
     ) {
-        room.resize(units, Unit::ZERO);
+        if room.len() != units {
+            room.resize(units, Unit::ZERO);
+        }
         let last = x.len() / units - 1;
         for c in 0..C {
             let column = (first + c).min(last);
@@ -75,11 +82,19 @@ impl<const C: usize> Unit<C> {
             for (unit, block) in room.iter_mut().zip(blocks) {
                 unit.q[c] = bytemuck::cast(block.q);
                 unit.d[c] = block.d;
-                let [a, b] = block.sums.map(i32::from);
-                let sums = if F::SUB == UNIT { [a + b, 0] } else { [a, b] };
-                for (half, sum) in sums.into_iter().enumerate() {
-                    unit.start[half][c] = -F::OFFSET * sum;
-                    unit.sum[half][c] = block.d * sum as f32;
+                if (F::OFFSET == 0 || SIGNED) && !F::MIN {
+                    continue;
+                }
+                let [mut first, second] = [i32::from(block.sums[0]), i32::from(block.sums[1])];
+                if F::SUB == UNIT {
+                    first += second;
+                } else {
+                    unit.start[1][c] = -F::OFFSET * second;
+                    unit.sum[1][c] = block.d * second as f32;
+                }
+                unit.start[0][c] = -F::OFFSET * first;
+                if F::MIN {
+                    unit.sum[0][c] = block.d * first as f32;
                 }
             }
         }
@@ -95,6 +110,7 @@ pub struct Panel {
     pub(super) four: Vec<Unit<4>>,
     pub(super) eight: Vec<Unit<8>>,
     pub(super) sixteen: Vec<Unit<16>>,
+    pub(super) products: Vec<f32>,
     /// Room for a product of floats.
     pub(super) floats: matmul_float::Room,
 }
@@ -105,7 +121,42 @@ impl Panel {
         let packed = cols * LANES * 2;
         let spread = cols * LANES + 2 * cols / 16 * LANES * size_of::<f32>();
         let blocks = packed + spread_panels(cols) * spread + 2 * (16 + 8 + 4 + 1) * cols;
-        blocks + matmul_float::Room::bytes(cols)
+        blocks + 16 * spread_panels(cols) * LANES * 4 + matmul_float::Room::bytes(cols)
+    }
+}
+
+/// The products of some panels with a tile of columns, before they go to their columns: `[columns, rows]`.
+pub(super) struct Products<'a> {
+    values: &'a mut [f32],
+    rows: usize,
+}
+
+impl<'a> Products<'a> {
+    #[inline(always)]
+    pub(super) fn of(room: &'a mut Vec<f32>, columns: usize, panels: usize) -> Products<'a> {
+        let rows = panels * LANES;
+        room.resize((columns * rows).max(room.len()), 0.0);
+        Products { values: room, rows }
+    }
+
+    /// Takes the products of panel `at`.
+    #[inline(always)]
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "an iterator would not be inlined with the target feature"
+    )]
+    pub(super) fn take(&mut self, at: usize, tile: &[[f32; LANES]]) {
+        for c in 0..tile.len() {
+            let start = c * self.rows + at * LANES;
+            self.values[start..start + LANES].copy_from_slice(&tile[c]);
+        }
+    }
+
+    /// Gives each of `columns` the products of all panels, the first of which is panel `first`.
+    pub(super) fn put(&self, first: usize, columns: Range<usize>, put: &mut dyn FnMut(usize, usize, &[f32])) {
+        for (c, values) in columns.zip(self.values.chunks_exact(self.rows)) {
+            put(first, c, values);
+        }
     }
 }
 
@@ -174,6 +225,10 @@ impl Source for &SpreadPanel {
     fn min<D: Dots>(&self, d: D, sub: usize, part: usize) -> D::F {
         d.load(&self.min[sub], part)
     }
+
+    /// It is in the cache.
+    #[inline(always)]
+    fn fetch<D: Dots>(&self, _: D, _: usize) {}
 }
 
 /// Steps of four values whose products a sum of [`Dots::dot`] holds before [`Dots::fold`].
@@ -187,6 +242,7 @@ const fn steps<F: Format>() -> usize {
 
 /// The 16 products of each of `C` columns.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "an iterator would not be inlined with the target feature")]
 pub(super) fn multiply<D: Dots, F: Format, S: Source, const C: usize>(
     d: D,
     source: S,
@@ -196,6 +252,9 @@ pub(super) fn multiply<D: Dots, F: Format, S: Source, const C: usize>(
     for part in 0..LANES / D::LANES {
         let mut sums = [d.splat(0.0); C];
         for (unit, x) in x.iter().enumerate() {
+            if part == 0 {
+                source.fetch(d, unit);
+            }
             let wide = F::OFFSET == 128;
             let start = |half: usize, c: usize| x.start[half][c];
             let mut dots = [d.start(0); C];
@@ -203,7 +262,7 @@ pub(super) fn multiply<D: Dots, F: Format, S: Source, const C: usize>(
                 let (half, groups) = (G / (F::SUB / 4), F::SUB / 4);
                 let values = source.values(d, unit, G, part);
                 for c in 0..C {
-                    if G % groups == 0 {
+                    if G.is_multiple_of(groups) {
                         dots[c] = match F::OFFSET {
                             0 => d.start(0),
                             128 => d.start_wide(start(half, c)),
@@ -211,11 +270,11 @@ pub(super) fn multiply<D: Dots, F: Format, S: Source, const C: usize>(
                         };
                     }
                     dots[c] = if wide { d.dot_wide(dots[c], values, x.q[c][G]) } else { d.dot(dots[c], values, x.q[c][G]) };
-                    if !wide && ((G + 1).is_multiple_of(const { steps::<F>() }) || (G + 1) % groups == 0) {
+                    if !wide && ((G + 1).is_multiple_of(const { steps::<F>() }) || (G + 1).is_multiple_of(groups)) {
                         dots[c] = d.fold(dots[c]);
                     }
                 }
-                if (G + 1) % groups == 0 {
+                if (G + 1).is_multiple_of(groups) {
                     let sub = UNIT / F::SUB * unit + half;
                     let scale = source.scale(d, sub, part);
                     for c in 0..C {
