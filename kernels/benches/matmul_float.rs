@@ -83,7 +83,7 @@ mod peak {
                     // SAFETY: the level is one that the machine has.
                     unsafe { avx2(x) }
                 }
-                super::Level::Avx512Vnni => {
+                super::Level::Avx512Vnni | super::Level::Amx => {
                     lanes = 12 * 16;
                     // SAFETY: as above.
                     unsafe { avx512(x) }
