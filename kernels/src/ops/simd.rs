@@ -1,4 +1,4 @@
-//! Sixteen lanes of float32 and int32 on each instruction set.
+//! Sixteen lanes of float32 on each instruction set.
 //!
 //! A value of a token type ([`Portable`], [`Avx2`], [`Avx512`]) proves that the machine has the
 //! instructions, so the operations are safe; they become single instructions where they are
@@ -15,7 +15,7 @@ pub(super) const ROUND: f32 = 12_582_912.0;
 pub(super) trait Simd: Copy {
     /// Sixteen float32.
     type F: Copy;
-    /// Columns that a tile of a matrix product takes at once, as many as registers hold.
+    /// Whether there are registers for wide tiles: 32 of sixteen lanes.
     const WIDE_TILE: bool;
     /// Vector registers of the machine; 0 where none is counted on.
     const REGISTERS: usize;
