@@ -181,7 +181,11 @@ impl Timed {
 type Step<'a> = dyn FnMut(&mut dyn State, &[Column], &[&[PageId]], &[usize]) -> Result<()> + 'a;
 
 impl Profile {
+    /// What took no time was left to the operation after it.
     fn add(&mut self, cost: Cost, time: Duration) {
+        if time.is_zero() {
+            return;
+        }
         match self.entries.iter_mut().find(|entry| entry.cost.name == cost.name) {
             None => self.entries.push(Entry { cost, calls: 1, time }),
             Some(entry) => {

@@ -101,7 +101,6 @@ pub(super) unsafe fn columns_of_panels<F: Format>(
     let token = unsafe { Avx512::assume() };
     let cols = units * UNIT;
     let count = x.len() / units;
-    let panel_lines = lines.len() / panels;
     let config = const { Config::of(F::SUB) };
     // SAFETY: the configuration is valid and 64 bytes long; the machine has the unit.
     unsafe {
@@ -112,7 +111,7 @@ pub(super) unsafe fn columns_of_panels<F: Format>(
     for first in (0..panels).step_by(group) {
         let end = (first + group).min(panels);
         for i in first..end {
-            let packed = PackedPanel::<F>::new(&lines[i * panel_lines..], cols);
+            let packed = PackedPanel::<F>::new(lines, i, cols);
             room.spread[i - first].spread::<Avx512, F, _>(token, packed, units, true);
         }
         for c in (0..count).step_by(COLUMNS) {

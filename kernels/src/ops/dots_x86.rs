@@ -43,7 +43,7 @@ impl Dots for Avx2 {
 
     #[inline(always)]
     fn fetch(self, line: &[u8; 64]) {
-        proven!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
+        proven!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
     }
     #[inline(always)]
     fn bytes(self, line: &[u8; 64], part: usize) -> __m256i {
@@ -166,7 +166,7 @@ impl Dots for Avx512 {
 
     #[inline(always)]
     fn fetch(self, line: &[u8; 64]) {
-        proven!(_mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()));
+        proven!(_mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()));
     }
     #[inline(always)]
     fn bytes(self, line: &[u8; 64], _: usize) -> __m512i {

@@ -221,7 +221,7 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
                     multiply_panels(
                         level,
                         weight.ty,
-                        packed.panels(panels.clone()),
+                        packed.from(panels.start),
                         panels,
                         units,
                         x,
@@ -247,7 +247,7 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
 /// What takes the products of consecutive panels, from the given one on, with a column.
 pub(super) type Put<'a> = &'a mut dyn FnMut(usize, usize, &[f32]);
 
-/// Panels times every column of `x`.
+/// Panels, with which `lines` begin, times every column of `x`.
 #[expect(clippy::too_many_arguments, reason = "one call for each level needs them apart")]
 fn multiply_panels(
     level: Level,
@@ -301,8 +301,7 @@ fn columns_of_panels<D: Dots, F: Format>(
 ) {
     let cols = units * BLOCK;
     let count = x.len() / units;
-    let panel_lines = lines.len() / panels.len();
-    let packed = |i: usize| PackedPanel::<F>::new(&lines[i * panel_lines..], cols);
+    let packed = |i: usize| PackedPanel::<F>::new(lines, i, cols);
     let mut c = 0;
     macro_rules! tile {
         ($tile:literal, $room:ident, $panels:expr, $source:expr) => {{

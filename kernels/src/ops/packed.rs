@@ -8,7 +8,6 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -20,7 +19,7 @@ use super::on_level;
 use super::panel::Source;
 use super::simd::{LANES, Simd};
 use super::unpack::{Format, Unpacked, with_format};
-use crate::memory::Pages;
+use crate::memory::{self, Pages};
 use crate::{Level, TensorType};
 
 /// Four bytes of each of sixteen rows.
@@ -68,6 +67,11 @@ impl Layout {
     }
 }
 
+/// Bytes that [`Packed::fetch`] asks for at once.
+const PIECE: usize = 512;
+/// Bytes after which [`Packed::fetch`] stops: less than second-level caches hold beside the rest.
+const FETCHED: usize = 32 << 10;
+
 /// A weight in panels of 16 rows.
 pub enum Packed {
     /// One of blocks.
@@ -96,6 +100,24 @@ impl Packed {
             return Ok(Some(Packed::Floats(floats)));
         }
         Ok(PackedBlocks::new(weight)?.map(Packed::Blocks))
+    }
+
+    /// Asks the cache for piece `piece` of the panels from the one with row `row` on; false when it is not to hold
+    /// that much of them.
+    pub fn fetch(&self, row: usize, piece: usize) -> bool {
+        let panel = row / LANES;
+        let bytes = match self {
+            Packed::Blocks(blocks) => blocks.from(panel).as_flattened(),
+            Packed::Floats(floats) => floats.from(panel),
+        };
+        let piece = piece * PIECE..(piece + 1) * PIECE;
+        match bytes.get(piece.clone()) {
+            Some(bytes) if piece.end <= FETCHED => {
+                memory::fetch(bytes);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The panels of a weight of floats.
@@ -151,9 +173,9 @@ impl PackedBlocks {
         (self.ty, self.rows, self.cols) == (weight.tensor_type(), weight.rows(), weight.cols())
     }
 
-    /// Panels: of panel `i`, rows `16 i..16 i + 16`.
-    pub(super) fn panels(&self, panels: Range<usize>) -> &[Line] {
-        &self.lines[panels.start * self.panel_lines..panels.end * self.panel_lines]
+    /// Panels from the given one on: of panel `i`, rows `16 i..16 i + 16`.
+    pub(super) fn from(&self, panel: usize) -> &[Line] {
+        &self.lines[panel * self.panel_lines..]
     }
 }
 
@@ -265,6 +287,8 @@ fn group<D: Dots>(d: D, lines: &[Line], part: usize, g: usize, bits: u32, up: u3
 pub(super) struct PackedPanel<'a, F> {
     codes: &'a [Line],
     headers: &'a [u8],
+    /// Lines of the panel.
+    lines: usize,
     /// The panel, and those that follow it.
     all: &'a [Line],
     format: PhantomData<F>,
@@ -279,12 +303,14 @@ impl<F> Clone for PackedPanel<'_, F> {
 impl<F> Copy for PackedPanel<'_, F> {}
 
 impl<'a, F: Format> PackedPanel<'a, F> {
-    /// `lines`: of a panel of rows of `cols` values, and of those that follow it.
+    /// Panel `i` of rows of `cols` values in `lines`, which begin with panel 0; those after it may follow.
     #[inline(always)]
-    pub(super) fn new(lines: &'a [Line], cols: usize) -> Self {
+    pub(super) fn new(lines: &'a [Line], i: usize, cols: usize) -> Self {
         let layout = const { Layout::of::<F>() };
-        let (codes, headers) = lines[..layout.panel_lines::<F>(cols)].split_at(layout.code_lines(cols));
-        PackedPanel { codes, headers: headers.as_flattened(), all: lines, format: PhantomData }
+        let panel = layout.panel_lines::<F>(cols);
+        let lines = &lines[i * panel..];
+        let (codes, headers) = lines[..panel].split_at(layout.code_lines(cols));
+        PackedPanel { codes, headers: headers.as_flattened(), lines: panel, all: lines, format: PhantomData }
     }
 
     #[inline(always)]
@@ -338,15 +364,49 @@ impl<F: Format> Source for PackedPanel<'_, F> {
 
     #[inline(always)]
     fn fetch<D: Dots>(&self, d: D, unit: usize) {
-        let lines = const { Layout::of::<F>() }.unit_lines;
+        let layout = const { Layout::of::<F>() };
+        let (lines, codes) = (layout.unit_lines, self.codes.len());
+        // Some units on, in this panel or in the next.
+        let unit = unit + const { FETCH_AHEAD.div_ceil(Layout::of::<F>().unit_lines) };
+        let units = codes / lines;
+        let (panel, unit) = if unit < units { (0, unit) } else { (self.lines, unit - units) };
+        let header = layout.header * UNIT / F::BLOCK;
         for i in 0..lines {
-            if let Some(line) = self.all.get(unit * lines + i + FETCH_AHEAD) {
+            if let Some(line) = self.all.get(panel + unit * lines + i) {
+                d.fetch(line);
+            }
+        }
+        for i in 0..header.div_ceil(size_of::<Line>()) {
+            if let Some(line) = self.all.get(panel + codes + unit * header / size_of::<Line>() + i) {
                 d.fetch(line);
             }
         }
     }
 }
 
-/// Lines between what is read and what is asked for: a page of 4 KiB, over whose end the processor does not
-/// look by itself.
-const FETCH_AHEAD: usize = 64;
+/// Lines between what is read and what is asked for. More than the processor looks ahead by itself, which ends with
+/// each page of 4 KiB.
+const FETCH_AHEAD: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Random;
+    use super::*;
+
+    #[test]
+    fn panels_are_fetched_from_a_row_to_the_end_or_the_limit() {
+        let pieces = |ty: TensorType, rows: usize, cols: usize, from: usize| {
+            let blocks = rows * cols / ty.block_len();
+            let bytes = Random(3).bytes(blocks * ty.block_bytes());
+            let weight = Weight::new(ty, rows, cols, &bytes).unwrap();
+            let packed = Packed::new(&weight).unwrap().unwrap();
+            (0..).take_while(|piece| packed.fetch(from, *piece)).count()
+        };
+        // A panel of 16 x 64 values in Q8_0 has 17 lines of 64 bytes, eight of which are a piece.
+        assert_eq!(pieces(TensorType::Q8_0, 32, 64, 0), 34 / 8);
+        assert_eq!(pieces(TensorType::Q8_0, 32, 64, 15), 34 / 8);
+        assert_eq!(pieces(TensorType::Q8_0, 32, 64, 16), 17 / 8);
+        assert_eq!(pieces(TensorType::F16, 20, 64, 16), 16 * 64 * 2 / PIECE);
+        assert_eq!(pieces(TensorType::Q8_0, 512, 1024, 0), FETCHED / PIECE);
+    }
+}

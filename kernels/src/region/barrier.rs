@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::spin::{Padded, wait_for};
 
+/// Times that a thread is idle at each barrier at least.
+const AT_LEAST: usize = 16;
+
 /// A barrier for the steps of one region after another. Steps are numbered without end, so nothing is ever
 /// set back. A thread's flag is the last step it has finished: a barrier costs the time in which
 /// one line of the cache goes from core to core, where a counter that all change would go through
@@ -54,11 +57,16 @@ impl Barrier {
     }
 
     /// Says that `thread` has finished `step`, and waits until every thread has; false if one has panicked.
-    pub(super) fn wait(&self, thread: usize, step: u64) -> bool {
+    /// Meanwhile it does what `idle` does, a little at a time, until that says false.
+    pub(super) fn wait(&self, thread: usize, step: u64, mut idle: impl FnMut() -> bool) -> bool {
         // Release what this thread wrote, acquire what the others did.
         self.finished[thread].store(step, Ordering::Release);
+        // However soon the others come: what is read first would else be waited for.
+        let _ = (0..AT_LEAST).all(|_| idle());
         for other in &self.finished {
-            wait_for(|| other.load(Ordering::Acquire) >= step);
+            let is_there = || other.load(Ordering::Acquire) >= step;
+            while !is_there() && idle() {}
+            wait_for(is_there);
         }
         !self.broken.load(Ordering::Relaxed)
     }

@@ -58,11 +58,14 @@ impl Shares {
         Shares { left: (0..threads).map(|_| Padded::default()).collect() }
     }
 
+    /// The first tile of the share of `thread`.
+    pub(super) fn first(&self, thread: usize, tiles: u32) -> u32 {
+        (thread as u64 * u64::from(tiles) / self.left.len() as u64) as u32
+    }
+
     /// Gives `thread` its share of the `tiles` of an operation.
     pub(super) fn deal(&self, thread: usize, operation: usize, tiles: u32) {
-        let threads = self.left.len() as u64;
-        let cut = |thread: usize| thread as u64 * u64::from(tiles) / threads;
-        let share = cut(thread) << 32 | cut(thread + 1);
+        let share = u64::from(self.first(thread, tiles)) << 32 | u64::from(self.first(thread + 1, tiles));
         // Relaxed here and below: a barrier is between this and the first to take of it, and what
         // tiles read and write is ordered by the barriers alone.
         self.left[thread].0[operation % 2].store(share, Ordering::Relaxed);

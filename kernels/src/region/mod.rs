@@ -20,6 +20,7 @@ mod spin;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,13 @@ pub trait Operation: Sync {
 
     /// How it is cut.
     fn grid(&self) -> Grid;
+
+    /// Asks the cache for piece `piece` of what the tiles from `tile` (its columns and rows) on read and no
+    /// operation writes; false when there is no such piece. A thread does so while it waits for the others.
+    fn fetch(&self, tile: (Range<usize>, Range<usize>), piece: usize) -> bool {
+        let _ = (tile, piece);
+        false
+    }
 
     /// Computes a tile.
     fn compute(&self, planes: &Reader<'_>, tile: &mut Tile<'_>, scratch: &mut Self::Scratch);
@@ -155,6 +163,7 @@ impl<S: Send> Team<S> {
             let mut scratch = self.scratch[thread].lock().unwrap_or_else(|e| e.into_inner());
             let clock = clock.filter(|_| thread == 0);
             let mut clock = clock.map(|clock| clock.lock().unwrap_or_else(|e| e.into_inner()));
+            let mut ahead = Ahead::default();
             for (i, output) in outputs.iter().enumerate() {
                 let operation = &operations[output.operation];
                 if let Some(clock) = &mut clock {
@@ -170,12 +179,49 @@ impl<S: Send> Team<S> {
                 // The last operation ends when every thread has left.
                 let Some(next) = outputs.get(i + 1) else { break };
                 self.shares.deal(thread, i + 1, next.tiles);
-                if !self.barrier.wait(thread, begin + i as u64 + 1) {
+                let idle =
+                    || ahead.fetch(i + 1, operations, outputs, |tiles| self.shares.first(thread, tiles));
+                if !self.barrier.wait(thread, begin + i as u64 + 1, idle) {
                     break;
                 }
             }
             presence.end();
         });
+    }
+}
+
+/// How far a thread has fetched what it will read.
+#[derive(Default)]
+struct Ahead {
+    /// Of the operation with this number among those with tiles.
+    output: usize,
+    piece: usize,
+}
+
+impl Ahead {
+    /// Fetches a piece of the first operation from `next` on that has any; false when all are fetched.
+    fn fetch<O: Operation>(
+        &mut self,
+        next: usize,
+        operations: &[O],
+        outputs: &[Output],
+        first: impl Fn(u32) -> u32,
+    ) -> bool {
+        if self.output < next {
+            *self = Ahead { output: next, piece: 0 };
+        }
+        while let Some(output) = outputs.get(self.output) {
+            let tile = output.grid.tile(first(output.tiles) as usize);
+            if operations[output.operation].fetch(tile, self.piece) {
+                self.piece += 1;
+                return true;
+            }
+            if self.piece > 0 {
+                break;
+            }
+            self.output += 1;
+        }
+        false
     }
 }
 

@@ -85,6 +85,51 @@ fn a_timed_region_computes_the_same() {
     }
 }
 
+/// What counts the pieces it is asked to fetch, up to three, of each first tile.
+struct Fetched<'a> {
+    to: PlaneId,
+    asked: &'a Mutex<Vec<(usize, usize)>>,
+    pieces: usize,
+}
+
+impl Operation for Fetched<'_> {
+    type Scratch = usize;
+    fn output(&self) -> PlaneId {
+        self.to
+    }
+    fn grid(&self) -> Grid {
+        Grid { columns: 0..1, tile_columns: 1, rows: 0..8, tile_rows: 1 }
+    }
+    fn fetch(&self, (_, rows): (Range<usize>, Range<usize>), piece: usize) -> bool {
+        if piece < self.pieces {
+            self.asked.lock().unwrap().push((rows.start, piece));
+        }
+        piece < self.pieces
+    }
+    fn compute(&self, _: &Reader<'_>, tile: &mut Tile<'_>, _: &mut usize) {
+        tile.f32(0).fill(1.0);
+    }
+}
+
+#[test]
+fn what_comes_next_is_fetched_once_by_the_thread_that_reads_it() {
+    let mut planes = Planes::default();
+    let to = planes.add(Kind::F32, 1, 8).unwrap();
+    let asked: [Mutex<Vec<(usize, usize)>>; 4] = Default::default();
+    // The third has nothing to fetch: the fourth is fetched while the second and the third end.
+    let steps: Vec<Fetched<'_>> =
+        asked.iter().zip([3, 2, 0, 3]).map(|(asked, pieces)| Fetched { to, asked, pieces }).collect();
+    Team::new(2, || 0).unwrap().run(&mut planes, &steps);
+    let asked = asked.map(|asked| {
+        let mut asked = asked.into_inner().unwrap();
+        asked.sort();
+        asked
+    });
+    let of = |pieces: usize| [0, 4].into_iter().flat_map(|row| (0..pieces).map(move |p| (row, p))).collect();
+    let expected: [Vec<(usize, usize)>; 4] = [vec![], of(2), vec![], of(3)];
+    assert_eq!(asked, expected);
+}
+
 #[test]
 fn an_empty_grid_is_passed_over() {
     let mut planes = Planes::default();

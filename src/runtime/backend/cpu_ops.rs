@@ -101,6 +101,19 @@ impl CpuOp<'_> {
         }
     }
 
+    /// Asks the cache for a piece of the weights of a group from row `row` on.
+    fn fetch_rows(&self, weights: &[MatrixId], row: usize, piece: usize) -> bool {
+        let mut first = 0;
+        for id in weights {
+            let rows = self.program.matrices[id.0].rows();
+            if row < first + rows {
+                return self.packed[id.0].as_ref().is_some_and(|packed| packed.fetch(row - first, piece));
+            }
+            first += rows;
+        }
+        false
+    }
+
     /// Gate and up of a tile, and what comes of them.
     fn gated_multiply(
         &self,
@@ -229,6 +242,24 @@ impl Operation for CpuOp<'_> {
                     tile_rows: group * self.layout.value_length / self.unit(*out),
                 }
             }
+        }
+    }
+
+    fn fetch(&self, (_, rows): (Range<usize>, Range<usize>), piece: usize) -> bool {
+        // Of many columns, what the product reads is no matter beside what it computes.
+        if self.columns.len() > 8 {
+            return false;
+        }
+        match self.op {
+            Op::MatMul { weights, at, .. } => self.fetch_rows(weights, rows.start - at, piece),
+            Op::GatedMatMul { weights, gated, out, .. } => {
+                let (row, width) = (rows.start * self.unit(*out), self.program.buffers[out.0].width);
+                match gated {
+                    true => self.fetch_rows(weights, row + width * (piece % 2), piece / 2),
+                    false => self.fetch_rows(weights, row, piece),
+                }
+            }
+            _ => false,
         }
     }
 

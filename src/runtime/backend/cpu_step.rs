@@ -194,10 +194,10 @@ impl CpuOp<'_> {
 
     /// How many of `units` that cost the same a tile of a product has, `most` at most: so many that the shares of the
     /// threads are as equal as can be. Each thread has several tiles, so that a slow one is waited for less; fewer
-    /// where there are many columns, which each tile lays out.
+    /// where there are many columns, which each tile lays out, and of one column, of which a tile is little work.
     pub(super) fn share(&self, units: usize, columns: usize, most: usize) -> usize {
         let own = units.div_ceil(self.threads).max(1);
-        let least = own.div_ceil(most).max(if columns > 8 { 3 } else { 6 });
+        let least = own.div_ceil(most).max(if columns > 8 || columns == 1 { 3 } else { 6 });
         let tiles = (least..=least + 3).min_by_key(|tiles| own.next_multiple_of(own.div_ceil(*tiles)) - own);
         own.div_ceil(tiles.unwrap_or(least))
     }

@@ -52,6 +52,11 @@ impl PackedFloat {
         (self.ty, self.rows, self.cols) == (weight.tensor_type(), weight.rows(), weight.cols())
     }
 
+    /// The bytes from a panel on.
+    pub(in crate::ops) fn from(&self, panel: usize) -> &[u8] {
+        &self.bytes[panel * LANES * self.cols * self.ty.block_bytes()..]
+    }
+
     /// The bytes of some panels; panel `i` is rows `16 i..16 i + 16`.
     pub(super) fn panels(&self, panels: Range<usize>) -> &[u8] {
         let panel = LANES * self.cols * self.ty.block_bytes();
