@@ -6,12 +6,14 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::activation::{ActivationBlock, BLOCK as UNIT};
-use super::matmul::Put;
 use super::packed::{Line, PackedPanel};
-use super::panel::{Panel, Products, SpreadPanel, Unit, spread_panels};
+use super::panel::{LaidOut, Panel, Unit};
 use super::simd::{Avx512, LANES};
+use super::spread::{Products, Put, SpreadPanel, Tiles, over_spread_panels};
 use super::unpack::Format;
 
 /// Columns of a tile.
@@ -83,15 +85,14 @@ const AHEAD: usize = 3;
 #[repr(C, align(64))]
 struct Sums([[i32; LANES]; COLUMNS]);
 
-/// Panels times every column of `x`; as `columns_of_panels` in [`super::matmul`].
+/// Panels times every column of `x`; as in [`super::vectors`].
 ///
 /// # Safety
 /// The machine has AVX-512 F, BW, VL, DQ and VNNI, AVX2, FMA and F16C, and [`available`] said yes.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn columns_of_panels<F: Format>(
     lines: &[Line],
-    first_panel: usize,
-    panels: usize,
+    panels: Range<usize>,
     units: usize,
     x: &[ActivationBlock],
     room: &mut Panel,
@@ -99,40 +100,58 @@ pub(super) unsafe fn columns_of_panels<F: Format>(
 ) {
     // SAFETY: the caller says so.
     let token = unsafe { Avx512::assume() };
-    let cols = units * UNIT;
-    let count = x.len() / units;
     let config = const { Config::of(F::SUB) };
     // SAFETY: the configuration is valid and 64 bytes long; the machine has the unit.
     unsafe {
         asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly));
     }
-    let group = spread_panels(cols).min(panels);
-    room.spread.resize_with(group.max(room.spread.len()), Default::default);
-    for first in (0..panels).step_by(group) {
-        let end = (first + group).min(panels);
-        for i in first..end {
-            let packed = PackedPanel::<F>::new(lines, i, cols);
-            room.spread[i - first].spread::<Avx512, F, _>(token, packed, units, true);
-        }
-        for c in (0..count).step_by(COLUMNS) {
-            Unit::<COLUMNS>::lay_out::<F, true>(&mut room.sixteen, x, c, units);
-            let mut products = Products::of(&mut room.products, COLUMNS, end - first);
-            for i in first..end {
-                let mut out = [[0.0; LANES]; COLUMNS];
-                // SAFETY: the tiles are configured for sub-blocks of `F`; the features are there.
-                unsafe { multiply::<F>(&room.spread[i - first], &room.sixteen, &mut out) };
-                products.take(i - first, &out);
-            }
-            products.put(first_panel + first, c..count.min(c + COLUMNS), put);
-        }
-    }
+    let tiles = Matrices::<F> { token, lines, x, units, format: PhantomData };
+    over_spread_panels(&tiles, panels, units, x.len() / units, room, put);
     // SAFETY: the tiles hold nothing that is needed.
     unsafe {
         asm!("tilerelease", options(nostack, nomem));
     }
 }
 
-/// The products of a panel, spread out with signed values, and sixteen columns.
+/// Panels and columns that are multiplied by the matrix unit, whose tiles are configured for `F::SUB`.
+struct Matrices<'a, F> {
+    token: Avx512,
+    lines: &'a [Line],
+    x: &'a [ActivationBlock],
+    units: usize,
+    format: PhantomData<F>,
+}
+
+impl<F: Format> Tiles for Matrices<'_, F> {
+    const COLUMNS: usize = COLUMNS;
+
+    #[inline(always)]
+    fn spread(&self, i: usize, part: &Range<usize>, to: &mut SpreadPanel) {
+        let panel = PackedPanel::<F>::new(self.lines, i, self.units * UNIT);
+        to.spread::<Avx512, F, _>(self.token, panel, part, true);
+    }
+
+    #[inline(always)]
+    fn multiply(
+        &self,
+        c: usize,
+        part: &Range<usize>,
+        panels: &[SpreadPanel],
+        room: &mut LaidOut,
+        products: &mut Products<'_>,
+    ) -> usize {
+        Unit::<COLUMNS>::lay_out::<F, true>(&mut room.sixteen, self.x, c, self.units, part);
+        for (at, panel) in panels.iter().enumerate() {
+            let mut tile = products.begin(at);
+            // SAFETY: the tiles are configured for sub-blocks of `F`; the token stands for the features.
+            unsafe { multiply::<F>(panel, &room.sixteen, &mut tile) };
+            products.take(at, &tile);
+        }
+        COLUMNS
+    }
+}
+
+/// Adds the products of a panel, spread out with signed values, and sixteen columns to `out`.
 ///
 /// # Safety
 /// The features of [`columns_of_panels`] are there, and tiles are configured for `F::SUB`.
@@ -168,6 +187,10 @@ unsafe fn multiply<F: Format>(panel: &SpreadPanel, x: &[Unit<COLUMNS>], out: &mu
         }
     };
     let mut sums = [_mm512_setzero_ps(); COLUMNS];
+    for c in 0..COLUMNS {
+        // SAFETY: the pointer is to an array of sixteen values.
+        sums[c] = unsafe { _mm512_loadu_ps(out[c].as_ptr()) };
+    }
     for (sub, buffer) in buffers.iter_mut().take(AHEAD.min(total)).enumerate() {
         start(sub, buffer);
     }

@@ -15,11 +15,12 @@ use super::matmul_float;
 pub use super::matmul_float::{PackedFloat, tile_of_floats};
 use super::on_level;
 pub use super::packed::Packed;
-use super::packed::{self, Line, PackedPanel};
+use super::packed::{self, Line};
 pub use super::panel::Panel;
-use super::panel::{Products, Unit, multiply, spread_panels};
 use super::simd::LANES;
-use super::unpack::{Format, with_format};
+use super::spread::Put;
+use super::unpack::with_format;
+use super::vectors;
 use crate::{Level, TensorType};
 
 /// A weight matrix `[rows, cols]`, each row contiguous, as it is stored in a GGUF file.
@@ -244,9 +245,6 @@ pub fn matmul<O: Columns + ?Sized>(level: Level, product: &Product<'_>, out: &mu
     }
 }
 
-/// What takes the products of consecutive panels, from the given one on, with a column.
-pub(super) type Put<'a> = &'a mut dyn FnMut(usize, usize, &[f32]);
-
 /// Panels, with which `lines` begin, times every column of `x`.
 #[expect(clippy::too_many_arguments, reason = "one call for each level needs them apart")]
 fn multiply_panels(
@@ -269,7 +267,7 @@ fn multiply_panels(
             F => {
                 if amx::pays::<F>() {
                     // SAFETY: the level is available.
-                    unsafe { amx::columns_of_panels::<F>(lines, panels.start, panels.len(), units, x, room, put) };
+                    unsafe { amx::columns_of_panels::<F>(lines, panels, units, x, room, put) };
                     return;
                 }
             },
@@ -281,69 +279,13 @@ fn multiply_panels(
         F => {
             #[inline(always)]
             fn body<D: Dots>(d: D, lines: &[Line], panels: Range<usize>, units: usize, x: &[ActivationBlock], room: &mut Panel, put: Put<'_>) {
-                columns_of_panels::<D, F>(d, lines, panels, units, x, room, put);
+                vectors::columns_of_panels::<D, F>(d, lines, panels, units, x, room, put);
             }
             on_level!(level, body(lines: &[Line], panels: Range<usize>, units: usize, x: &[ActivationBlock], room: &mut Panel, put: Put<'_>))
         },
         panic!("type {ty} takes no blocks of activations")
     );
 }
-
-#[inline(always)]
-fn columns_of_panels<D: Dots, F: Format>(
-    d: D,
-    lines: &[Line],
-    panels: Range<usize>,
-    units: usize,
-    x: &[ActivationBlock],
-    room: &mut Panel,
-    put: Put<'_>,
-) {
-    let cols = units * BLOCK;
-    let count = x.len() / units;
-    let packed = |i: usize| PackedPanel::<F>::new(lines, i, cols);
-    let mut c = 0;
-    macro_rules! tile {
-        ($tile:literal, $room:ident, $panels:expr, $source:expr) => {{
-            Unit::<$tile>::lay_out::<F, false>(&mut room.$room, x, c, units);
-            let mut products = Products::of(&mut room.products, $tile, $panels.len());
-            for (at, i) in $panels.enumerate() {
-                products.take(at, &multiply::<D, F, _, $tile>(d, $source(i), &room.$room));
-            }
-            products.put(panels.start + $panels.start, c..count.min(c + $tile), put);
-            c += $tile;
-        }};
-    }
-    let all = 0..panels.len();
-    if D::TILE > 1 && count >= SPREAD {
-        let group = spread_panels(cols).min(panels.len());
-        room.spread.resize_with(group.max(room.spread.len()), Default::default);
-        for first in all.clone().step_by(group) {
-            let group = first..(first + group).min(panels.len());
-            for i in group.clone() {
-                room.spread[i - first].spread::<D, F, _>(d, packed(i), units, false);
-            }
-            c = 0;
-            let spread = &room.spread;
-            while c < count {
-                match D::TILE {
-                    8 if count - c > 4 => tile!(8, eight, group.clone(), |i: usize| &spread[i - first]),
-                    _ => tile!(4, four, group.clone(), |i: usize| &spread[i - first]),
-                }
-            }
-        }
-        return;
-    }
-    while c < count {
-        match count - c {
-            2.. if D::TILE > 1 => tile!(4, four, all.clone(), packed),
-            _ => tile!(1, one, all.clone(), packed),
-        }
-    }
-}
-
-/// Columns from which on panels are spread out first.
-const SPREAD: usize = 9;
 
 #[cfg(test)]
 mod tests {
@@ -529,6 +471,21 @@ mod tests {
                         let part = case.run(level, r..rows, c..n);
                         assert_eq!(bits(&part[0]), bits(&whole[c][r..]), "{ty} {level:?} part");
                     }
+                }
+            }
+        }
+    }
+
+    /// Rows that are spread out in parts, one of which is shorter, and columns that fill no tile.
+    #[test]
+    fn long_rows_are_those_of_the_portable_level() {
+        let mut random = Random(15);
+        for ty in TYPES {
+            let case = Case::new(&mut random, ty, 33, 4096 + 256, 21, false);
+            let expected = case.run(Level::Portable, 0..33, 0..21);
+            for level in Level::available() {
+                for (c, column) in case.run(level, 0..33, 0..21).iter().enumerate() {
+                    assert_eq!(bits(column), bits(&expected[c]), "{ty} {level:?} {c}");
                 }
             }
         }

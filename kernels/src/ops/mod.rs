@@ -33,7 +33,9 @@ mod panel;
 pub mod rope;
 pub mod row;
 mod simd;
+mod spread;
 mod unpack;
+mod vectors;
 
 use std::sync::OnceLock;
 

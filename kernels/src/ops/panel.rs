@@ -18,6 +18,7 @@ use super::dots::Dots;
 use super::matmul_float;
 use super::packed::Line;
 use super::simd::LANES;
+use super::spread::{self, SpreadPanel};
 use super::unpack::Format;
 
 /// Where the values of sixteen rows come from.
@@ -46,6 +47,8 @@ macro_rules! for_each_group {
     };
 }
 
+pub(super) use for_each_group;
+
 /// What a format makes of 32 values of a tile of `C` columns.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -63,22 +66,24 @@ pub(super) struct Unit<const C: usize> {
 impl<const C: usize> Unit<C> {
     const ZERO: Unit<C> = Unit { q: [[0; 8]; C], d: [0.0; C], start: [[0; C]; 2], sum: [[0.0; C]; 2] };
 
-    /// Columns of `x`, each of `units` blocks, from `first` on; the last one stands for those beyond the end.
-    /// What the format has no use for stays as it was; with `SIGNED`, weights are less their offset already.
+    /// The blocks `part` of columns of `x`, which have `units` blocks each, from column `first` on; the last column
+    /// stands for those beyond the end. What the format has no use for stays as it was; with `SIGNED`, weights are
+    /// less their offset already.
     #[inline(always)]
     pub(super) fn lay_out<F: Format, const SIGNED: bool>(
         room: &mut Vec<Unit<C>>,
         x: &[ActivationBlock],
         first: usize,
         units: usize,
+        part: &Range<usize>,
     ) {
-        if room.len() != units {
-            room.resize(units, Unit::ZERO);
+        if room.len() != part.len() {
+            room.resize(part.len(), Unit::ZERO);
         }
         let last = x.len() / units - 1;
         for c in 0..C {
             let column = (first + c).min(last);
-            let blocks = &x[column * units..(column + 1) * units];
+            let blocks = &x[column * units + part.start..column * units + part.end];
             for (unit, block) in room.iter_mut().zip(blocks) {
                 unit.q[c] = bytemuck::cast(block.q);
                 unit.d[c] = block.d;
@@ -101,134 +106,34 @@ impl<const C: usize> Unit<C> {
     }
 }
 
+/// Columns that are laid out, in tiles of each size.
+#[derive(Default)]
+pub(super) struct LaidOut {
+    pub one: Vec<Unit<1>>,
+    pub four: Vec<Unit<4>>,
+    pub eight: Vec<Unit<8>>,
+    pub sixteen: Vec<Unit<16>>,
+}
+
 /// Room for panels and columns.
 #[derive(Default)]
 pub struct Panel {
     pub(super) packed: Vec<Line>,
     pub(super) spread: Vec<SpreadPanel>,
-    pub(super) one: Vec<Unit<1>>,
-    pub(super) four: Vec<Unit<4>>,
-    pub(super) eight: Vec<Unit<8>>,
-    pub(super) sixteen: Vec<Unit<16>>,
+    pub(super) columns: LaidOut,
     pub(super) products: Vec<f32>,
     /// Room for a product of floats.
     pub(super) floats: matmul_float::Room,
 }
 
 impl Panel {
-    /// Bytes that rows of `cols` values take at most.
-    pub const fn bytes(cols: usize) -> usize {
+    /// Bytes that rows of `cols` values take at most, with so many columns.
+    pub const fn bytes(cols: usize, columns: usize) -> usize {
         let packed = cols * LANES * 2;
-        let spread = cols * LANES + 2 * cols / 16 * LANES * size_of::<f32>();
-        let blocks = packed + spread_panels(cols) * spread + 2 * (16 + 8 + 4 + 1) * cols;
-        blocks + 16 * spread_panels(cols) * LANES * 4 + matmul_float::Room::bytes(cols)
+        let laid_out = 2 * (16 + 8 + 4 + 1) * cols;
+        let spread = spread::bytes(cols.div_ceil(UNIT), columns);
+        spread.saturating_add(packed + laid_out + matmul_float::Room::bytes(cols))
     }
-}
-
-/// The products of some panels with a tile of columns, before they go to their columns: `[columns, rows]`.
-pub(super) struct Products<'a> {
-    values: &'a mut [f32],
-    rows: usize,
-}
-
-impl<'a> Products<'a> {
-    #[inline(always)]
-    pub(super) fn of(room: &'a mut Vec<f32>, columns: usize, panels: usize) -> Products<'a> {
-        let rows = panels * LANES;
-        room.resize((columns * rows).max(room.len()), 0.0);
-        Products { values: room, rows }
-    }
-
-    /// Takes the products of panel `at`.
-    #[inline(always)]
-    #[expect(
-        clippy::needless_range_loop,
-        reason = "an iterator would not be inlined with the target feature"
-    )]
-    pub(super) fn take(&mut self, at: usize, tile: &[[f32; LANES]]) {
-        for c in 0..tile.len() {
-            let start = c * self.rows + at * LANES;
-            self.values[start..start + LANES].copy_from_slice(&tile[c]);
-        }
-    }
-
-    /// Gives each of `columns` the products of all panels, the first of which is panel `first`.
-    pub(super) fn put(&self, first: usize, columns: Range<usize>, put: &mut dyn FnMut(usize, usize, &[f32])) {
-        for (c, values) in columns.zip(self.values.chunks_exact(self.rows)) {
-            put(first, c, values);
-        }
-    }
-}
-
-/// Panels of rows of `cols` values that are spread out together: a quarter of a megabyte, which second-level
-/// caches hold.
-pub(super) const fn spread_panels(cols: usize) -> usize {
-    let panels = (256 << 10) / (cols * LANES + 1);
-    if panels == 0 { 1 } else { panels }
-}
-
-/// A panel spread out: a byte a value.
-#[derive(Default)]
-pub(super) struct SpreadPanel {
-    /// `[cols / 32, 8, 16, 4]`.
-    pub(super) values: Vec<[Line; 8]>,
-    /// `[cols / SUB, 16]`.
-    pub(super) scale: Vec<[f32; LANES]>,
-    /// `[cols / SUB, 16]`, where the format has it.
-    pub(super) min: Vec<[f32; LANES]>,
-}
-
-impl SpreadPanel {
-    /// Takes a panel of `units` units of 32 values; with `signed`, the values are less the offset.
-    #[inline(always)]
-    pub(super) fn spread<D: Dots, F: Format, S: Source>(
-        &mut self,
-        d: D,
-        source: S,
-        units: usize,
-        signed: bool,
-    ) {
-        let subs = units * (UNIT / F::SUB);
-        self.values.resize(units, [[0; 64]; 8]);
-        self.scale.resize(subs, [0.0; LANES]);
-        self.min.resize(if F::MIN { subs } else { 0 }, [0.0; LANES]);
-        for part in 0..LANES / D::LANES {
-            for (unit, lines) in self.values.iter_mut().enumerate() {
-                for_each_group!(G => {
-                    let values = source.values(d, unit, G, part);
-                    let values = if signed { d.less(values, F::OFFSET as u8) } else { values };
-                    d.put_bytes(values, &mut lines[G], part);
-                });
-            }
-            for (sub, scale) in self.scale.iter_mut().enumerate() {
-                d.store(source.scale(d, sub, part), scale, part);
-            }
-            for (sub, min) in self.min.iter_mut().enumerate() {
-                d.store(source.min(d, sub, part), min, part);
-            }
-        }
-    }
-}
-
-impl Source for &SpreadPanel {
-    #[inline(always)]
-    fn values<D: Dots>(&self, d: D, unit: usize, g: usize, part: usize) -> D::B {
-        d.bytes(&self.values[unit][g], part)
-    }
-
-    #[inline(always)]
-    fn scale<D: Dots>(&self, d: D, sub: usize, part: usize) -> D::F {
-        d.load(&self.scale[sub], part)
-    }
-
-    #[inline(always)]
-    fn min<D: Dots>(&self, d: D, sub: usize, part: usize) -> D::F {
-        d.load(&self.min[sub], part)
-    }
-
-    /// It is in the cache.
-    #[inline(always)]
-    fn fetch<D: Dots>(&self, _: D, _: usize) {}
 }
 
 /// Steps of four values whose products a sum of [`Dots::dot`] holds before [`Dots::fold`].
@@ -240,17 +145,20 @@ const fn steps<F: Format>() -> usize {
     }
 }
 
-/// The 16 products of each of `C` columns.
+/// The 16 products of each of `C` columns, added to `out`.
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "an iterator would not be inlined with the target feature")]
 pub(super) fn multiply<D: Dots, F: Format, S: Source, const C: usize>(
     d: D,
     source: S,
     x: &[Unit<C>],
-) -> [[f32; LANES]; C] {
-    let mut out = [[0.0; LANES]; C];
+    out: &mut [[f32; LANES]; C],
+) {
     for part in 0..LANES / D::LANES {
         let mut sums = [d.splat(0.0); C];
+        for c in 0..C {
+            sums[c] = d.load(&out[c], part);
+        }
         for (unit, x) in x.iter().enumerate() {
             if part == 0 {
                 source.fetch(d, unit);
@@ -293,5 +201,4 @@ pub(super) fn multiply<D: Dots, F: Format, S: Source, const C: usize>(
             d.store(sums[c], &mut out[c], part);
         }
     }
-    out
 }

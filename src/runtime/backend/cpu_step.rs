@@ -75,7 +75,7 @@ impl Scratch {
         let attend = attention::Scratch::bytes(attention.key_length, attention.value_length);
         let gated = 2 * room.columns.saturating_mul(gated_rows(room.columns));
         let vectors = queries * (attention.key_length + attention.value_length) + 4 * cols;
-        (Panel::bytes(cols) as u64)
+        (Panel::bytes(cols, room.columns) as u64)
             .saturating_add(attend as u64)
             .saturating_add((gated as u64).saturating_mul(4))
             .saturating_add(vectors as u64 * 4)
