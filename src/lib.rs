@@ -15,6 +15,7 @@
 
 pub mod cli;
 pub mod server;
+pub mod lsp;
 pub mod pipeline;
 pub mod runtime;
 pub mod prompt;

@@ -50,7 +50,14 @@ pub fn read(world: &dyn World, path: &Path) -> Result<Input> {
     } else {
         world::read_file(world, &file, modelfile::MAX_BYTES as u64)?
     };
-    let mut checked = modelfile::check(world, &directory, &file.display().to_string(), &bytes);
+    let checked = check(world, &directory, &file.display().to_string(), &bytes);
+    Ok(Input { path: file, directory, checked })
+}
+
+/// Checks the text of a Modelfile that stands, or will stand, in `directory`: all that `mdl check` says of it.
+/// `name` is what diagnostics call it.
+pub fn check(world: &dyn World, directory: &Path, name: &str, bytes: &[u8]) -> Checked {
+    let mut checked = modelfile::check(world, directory, name, bytes);
     let place = checked.recipe.spans.template.as_ref();
     if let Some(text) = checked.recipe.prompt.template.as_deref().filter(|t| !t.is_empty()) {
         checked.diagnostics.extend(prompt::check::check(text, place, Limits::DEFAULT));
@@ -59,7 +66,7 @@ pub fn read(world: &dyn World, path: &Path) -> Result<Input> {
             _ => usize::MAX,
         });
     }
-    Ok(Input { path: file, directory, checked })
+    checked
 }
 
 /// Plans a build: no weight is read. `renderer` tries the templates; `observe` sees the module after each pass.

@@ -1,12 +1,13 @@
-//! The makers' own clients of the three APIs, as they are published, against the real server.
+//! The makers' own clients of the three APIs, and an editor's, as they are published, against the real program.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "clients/server.rs"]
 mod server;
 
+use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use server::{KEY, Place, root};
@@ -71,4 +72,37 @@ fn the_description_holds() {
     let server = place.serve(&[]);
     python.arg(root("tests/clients/openapi.py")).args([&server.url, "15"]);
     server::succeeds(python, place.path(), Duration::from_secs(240));
+}
+
+/// A client that others keep, and a hundred random edits of the Modelfiles of testdata.
+#[test]
+fn an_editor_is_told_what_check_says() {
+    let Some(mut python) = server::python("pytest_lsp, pytest") else { return };
+    let place = Place::new();
+    place.build_story();
+    python.args(["-m", "pytest", "--quiet", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"]);
+    python.arg(root("tests/clients/test_lsp.py"));
+    python.env("MDL", env!("CARGO_BIN_EXE_mdl")).env("STORE", place.path().join("store"));
+    python.env("MODELFILES", root("testdata/modelfile"));
+    server::succeeds(python, place.path(), Duration::from_secs(240));
+}
+
+/// Bytes that are no protocol end the server with an error, not with a panic.
+#[test]
+fn what_is_no_protocol_is_an_error() {
+    for input in ["", "FROM x\n", "Content-Length: 5\r\n\r\n{\"a\":", "Content-Length: -1\r\n\r\n"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mdl"))
+            .arg("lsp")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains("error"), "{input:?}: {said}");
+        assert!(!said.contains("panicked"), "{input:?}: {said}");
+        assert!(output.stdout.is_empty(), "{input:?}");
+    }
 }

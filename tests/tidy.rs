@@ -10,6 +10,7 @@ const ROOMS: &[&str] = &[
     "main",
     "cli",
     "server",
+    "lsp",
     "pipeline",
     "runtime",
     "prompt",
@@ -114,5 +115,20 @@ fn the_excuses_are_needed() {
     for (path, _) in LONG_FILES {
         let lines = fs::read_to_string(root().join(Path::new(path))).unwrap().lines().count();
         assert!(lines > MOST_LINES, "{path} is short enough now");
+    }
+}
+
+/// The grammar that colours Modelfiles knows every instruction.
+#[test]
+fn the_grammar_of_editors_is_complete() {
+    let text = fs::read_to_string(root().join("editors/modelfile.tmLanguage.json")).unwrap();
+    let _: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (_, name) in mdl::modelfile::Keyword::ALL {
+        assert!(
+            text.contains(&format!("({name})"))
+                || text.contains(&format!("{name}|"))
+                || text.contains(&format!("|{name})")),
+            "{name}"
+        );
     }
 }

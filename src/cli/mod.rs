@@ -8,6 +8,7 @@ mod diff;
 mod eval;
 mod fmt;
 mod imatrix;
+mod lsp;
 mod models;
 mod progress;
 pub mod report;
@@ -119,6 +120,8 @@ enum Command {
     Verify(models::Verify),
     /// Remove what no model uses and what killed builds left
     Gc(models::Gc),
+    /// Speak with an editor about Modelfiles: the Language Server Protocol
+    Lsp(lsp::Lsp),
 }
 
 /// Parses the process's arguments, runs the command, prints its diagnostics.
@@ -158,6 +161,7 @@ pub fn main() -> ExitCode {
         Command::Rm(c) => c.run(&global),
         Command::Verify(c) => c.run(&global),
         Command::Gc(c) => c.run(&global),
+        Command::Lsp(c) => c.run(&global),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -46,6 +46,33 @@ impl Keyword {
         Self::ALL.iter().find(|(k, _)| *k == self).map_or("", |(_, name)| name)
     }
 
+    /// What the instruction does, in a sentence or two.
+    pub fn doc(self) -> &'static str {
+        match self {
+            Keyword::From => {
+                "What the model is made from: the name of a model in the store, a GGUF file, or a directory with a checkpoint."
+            }
+            Keyword::Parameter => {
+                "Sets a parameter of the runtime: `PARAMETER temperature 0.7`. `stop` may be set several times."
+            }
+            Keyword::Template => {
+                "A Go template of the whole prompt. Without it, the chat template of the model counts."
+            }
+            Keyword::System => "The system message, where a request has none.",
+            Keyword::Adapter => {
+                "A LoRA adapter: a directory or a file, PEFT, MLX or GGUF, and if you like a scale. It is fused into the weights before they are rounded."
+            }
+            Keyword::License => "The text of a license; may be given several times.",
+            Keyword::Message => {
+                "A message that every conversation begins with: `MESSAGE user Hello`. Roles are system, user and assistant."
+            }
+            Keyword::Renderer => "The name of a renderer of prompts that is built in; kept for Ollama.",
+            Keyword::Parser => "The name of a parser of answers that is built in; kept for Ollama.",
+            Keyword::Requires => "The least version of Ollama that the model needs, such as `0.14.0`.",
+            Keyword::Draft => "A smaller model for speculative decoding; not supported yet.",
+        }
+    }
+
     /// The keyword with this name, in any case.
     pub fn from_name(name: &str) -> Option<Keyword> {
         Self::ALL.iter().find(|(_, n)| n.eq_ignore_ascii_case(name)).map(|(k, _)| *k)

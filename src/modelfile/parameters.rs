@@ -62,7 +62,7 @@ impl Parameter {
     }
 
     /// A value to show in help.
-    pub(super) fn example(&self) -> String {
+    pub fn example(&self) -> String {
         match (&self.default, self.ty) {
             _ if self.name == "num_ctx" => "4096".to_owned(),
             _ if self.name == "seed" => "42".to_owned(),
