@@ -21,6 +21,7 @@ pub mod runtime;
 pub mod prompt;
 pub mod passes;
 pub mod codegen;
+pub mod signing;
 pub mod store;
 pub mod modelfile;
 pub mod families;

@@ -17,6 +17,7 @@ const ROOMS: &[&str] = &[
     "registry",
     "passes",
     "codegen",
+    "signing",
     "store",
     "modelfile",
     "families",

@@ -61,6 +61,7 @@ if wants ik && [ ! -x ik/bin/llama-bench ]; then
     tar -C sdist -xzf sdist/ik_llama_cpp_python-*.tar.gz
     source=$(echo "$PWD"/sdist/ik_llama_cpp_python-*/vendor/ik_llama.cpp)
     # The sdist lacks what a git checkout generates.
+    mkdir -p "$source/common/cmake"
     touch "$source/common/cmake/build-info-gen-cpp.cmake"
     cat > "$source/common/build-info.cpp" <<'C'
 int LLAMA_BUILD_NUMBER = 0;

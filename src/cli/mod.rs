@@ -15,7 +15,9 @@ pub mod report;
 mod run;
 mod serve;
 mod show;
+mod sign;
 mod table;
+mod verify;
 
 use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
@@ -116,8 +118,10 @@ enum Command {
     Cp(models::Cp),
     /// Remove models
     Rm(models::Rm),
-    /// Re-hash every blob and follow every manifest
-    Verify(models::Verify),
+    /// Sign a model
+    Sign(sign::Sign),
+    /// Re-hash every blob and follow every manifest; check signatures
+    Verify(verify::Verify),
     /// Remove what no model uses and what killed builds left
     Gc(models::Gc),
     /// Speak with an editor about Modelfiles: the Language Server Protocol
@@ -159,6 +163,7 @@ pub fn main() -> ExitCode {
         Command::List(c) => c.run(&global),
         Command::Cp(c) => c.run(&global),
         Command::Rm(c) => c.run(&global),
+        Command::Sign(c) => c.run(&global),
         Command::Verify(c) => c.run(&global),
         Command::Gc(c) => c.run(&global),
         Command::Lsp(c) => c.run(&global),

@@ -1,11 +1,11 @@
-//! The commands that keep house in the store: `list`, `cp`, `rm`, `verify`, `gc`.
+//! The commands that keep house in the store: `list`, `cp`, `rm`, `gc`.
 
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
 use super::{Global, table, write_out};
-use crate::diagnostic::{Diagnostic, Errors, Result, Severity};
+use crate::diagnostic::{Errors, Result};
 use crate::store::{Collection, Name};
 
 /// Lists the models of the store, the newest first.
@@ -105,36 +105,6 @@ impl Rm {
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(Errors(problems)) }
-    }
-}
-
-/// Re-hashes every blob and follows every manifest; names each damage and what to do about it.
-#[derive(Args)]
-#[command(after_help = "\
-Examples:
-  mdl verify               the whole store
-  mdl verify story         one model")]
-pub(super) struct Verify {
-    /// Models to verify [default: all, and every blob]
-    #[arg(value_name = "NAME")]
-    names: Vec<String>,
-}
-
-impl Verify {
-    pub(super) fn run(self, global: &Global) -> Result<()> {
-        let names = self.names.iter().map(|n| Name::parse(n)).collect::<Result<Vec<_>>>()?;
-        let report = global.open_store()?.verify(&names, &|_| {})?;
-        write_out(&format!(
-            "{} models, {} blobs, {}: {}\n",
-            report.models,
-            report.blobs,
-            table::size(report.bytes),
-            if report.damage.is_empty() { "all as it should be" } else { "damaged" }
-        ))?;
-        let (errors, rest): (Vec<Diagnostic>, Vec<Diagnostic>) =
-            report.damage.into_iter().partition(|d| d.severity == Severity::Error);
-        global.print(&rest);
-        if errors.is_empty() { Ok(()) } else { Err(Errors(errors)) }
     }
 }
 

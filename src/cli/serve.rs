@@ -10,6 +10,7 @@ use crate::diagnostic::Result;
 use crate::runtime::kv::KvType;
 use crate::server;
 use crate::server::config::{self, Config, LogFormat};
+use crate::signing::PublicKey;
 
 /// Serves the models of the store over HTTP: the Ollama, OpenAI and Anthropic APIs, and a page for a
 /// browser. Every option that has a variable `MDL_X` also takes it from `OLLAMA_X`.
@@ -49,6 +50,10 @@ pub(super) struct Serve {
     /// Turn off create, copy, delete, pull and push
     #[arg(long)]
     read_only: bool,
+
+    /// Load no model that was not signed with this public key; may be repeated: any of them will do
+    #[arg(long, value_name = "FILE")]
+    require_signature: Vec<PathBuf>,
 
     /// Load this model and keep it; the server is ready after that; may be repeated
     #[arg(long, value_name = "NAME")]
@@ -135,6 +140,8 @@ impl Serve {
         config.tls = self.tls_cert.zip(self.tls_key);
         config.read_only = self.read_only;
         config.preload = self.preload;
+        let keys = self.require_signature.iter().map(|file| PublicKey::read(file));
+        config.require_signature = keys.collect::<Result<_>>()?;
         config.parallel = self.parallel.unwrap_or(config.parallel).clamp(1, 256);
         config.context_length = self.context_length.filter(|n| *n > 0).or(config.context_length);
         config.threads = global.threads;

@@ -13,7 +13,7 @@ use super::describe::Descriptions;
 use super::error::ApiError;
 use super::guard::Keys;
 use super::metrics::Metrics;
-use super::scheduler::Scheduler;
+use super::scheduler::{SIGNATURE_REQUIRED, Scheduler};
 use crate::diagnostic::{Errors, Result};
 use crate::prompt::isolated::{ChildCommand, Renderer};
 use crate::store::Store;
@@ -110,6 +110,9 @@ impl App {
     /// of memory. The store's place on the host stays untold.
     pub fn cannot_load(&self, errors: &Errors) -> ApiError {
         let error = ApiError::from(errors.clone());
+        if errors.0.iter().any(|d| d.code == SIGNATURE_REQUIRED) {
+            return ApiError::new(StatusCode::FORBIDDEN, error.message);
+        }
         if error.status != StatusCode::BAD_REQUEST {
             return error;
         }

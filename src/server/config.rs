@@ -8,6 +8,7 @@ use super::limits::Limits;
 use super::scheduler::KeepAlive;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::runtime::kv::KvType;
+use crate::signing::PublicKey;
 
 /// Where the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct Config {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// No create, copy, delete, pull or push.
     pub read_only: bool,
+    /// Only models that one of these keys signed are loaded; any, where there is none.
+    pub require_signature: Vec<PublicKey>,
     /// Models to load before the server is ready.
     pub preload: Vec<String>,
     /// How logs are written.
@@ -72,6 +75,7 @@ impl Default for Config {
             public: false,
             tls: None,
             read_only: false,
+            require_signature: Vec::new(),
             preload: Vec::new(),
             log_format: LogFormat::Text,
             parallel: 4,

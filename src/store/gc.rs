@@ -46,7 +46,8 @@ pub struct Collected {
 
 impl Store {
     /// Removes the blobs that no model needs, the temporary files of processes that were killed,
-    /// and what the build cache says of blobs that are gone.
+    /// what the build cache says of blobs that are gone, and signatures of
+    /// models that are gone.
     ///
     /// A manifest that cannot be read is a warning, and every blob stays.
     ///
@@ -77,6 +78,9 @@ impl Store {
             let old = |b: &Blob| now.duration_since(b.modified).is_ok_and(|age| age >= how.grace);
             let garbage = self.blobs()?.into_iter().filter(|b| !needed.contains(&b.digest) && old(b));
             collect(garbage, how.dry_run, &mut collected);
+            if !how.dry_run {
+                self.forget_signatures(&needed)?;
+            }
         }
         if !how.dry_run {
             self.cache().forget_missing();
@@ -111,7 +115,7 @@ impl Store {
         Ok(collected)
     }
 
-    /// Every blob that some manifest refers to; `None`, with warnings, if that is not sure.
+    /// Every manifest, and every blob that one refers to; `None`, with warnings, if that is not sure.
     fn needed(&self, warnings: &mut Vec<Diagnostic>) -> Result<Option<HashSet<Digest>>> {
         let tree = self.tree()?;
         if !tree.exists {
@@ -133,8 +137,13 @@ impl Store {
         let before = warnings.len();
         for found in &tree.files {
             // A file whose place spells no name may be a manifest all the same.
-            match read::read_bytes(&found.path).and_then(|b| b.map(|b| Manifest::parse(&b)).transpose()) {
-                Ok(manifest) => needed.extend(manifest.iter().flat_map(Manifest::blobs).map(|l| l.digest)),
+            let read = read::read_bytes(&found.path);
+            match read.and_then(|b| b.map(|b| Ok((Digest::of(&b), Manifest::parse(&b)?))).transpose()) {
+                Ok(None) => {}
+                Ok(Some((id, manifest))) => {
+                    needed.insert(id);
+                    needed.extend(manifest.blobs().map(|l| l.digest));
+                }
                 Err(Errors(errors)) => warnings.extend(errors.into_iter().map(|error| {
                     let mut warning = error.in_file(&found.path, "").help(
                         "no blob was removed, for it may be this model's: repair or remove it, then collect again",

@@ -5,7 +5,7 @@
 //! ```text
 //! <root>/blobs/sha256-<64 hex>                      a layer or a configuration, named by its digest
 //! <root>/manifests/<host>/<namespace>/<model>/<tag> which blobs a model is made of
-//! <root>/mdl/                                       ours alone: locks and the build cache
+//! <root>/mdl/                                       ours alone: locks, the build cache, signatures
 //! ```
 //!
 //! What is promised, and by which file:
@@ -33,6 +33,7 @@ mod name;
 mod publish;
 mod read;
 mod remove;
+mod signatures;
 mod temp;
 mod verify;
 mod walk;

@@ -9,7 +9,7 @@ mod memory;
 mod served;
 
 pub use keep_alive::KeepAlive;
-pub use served::{Served, Wish};
+pub use served::{SIGNATURE_REQUIRED, Served, Wish};
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -14,6 +14,7 @@ use crate::runtime::loaded::Loaded;
 use crate::runtime::options::GenerateOptions;
 use crate::runtime::stored;
 use crate::server::app::App;
+use crate::signing;
 use crate::store::{Digest, Name, Stored};
 
 /// What a request wants of the way its model is loaded; `None` takes what there is.
@@ -47,6 +48,9 @@ pub struct Served {
     grammars: OnceLock<Result<Grammars>>,
 }
 
+/// The code of the error when a model is not signed as the server requires.
+pub const SIGNATURE_REQUIRED: &str = "signature-required";
+
 /// Columns of a step at most, where nothing else is said.
 const BATCH: usize = 512;
 
@@ -58,6 +62,7 @@ impl Served {
     pub fn load(app: &App, stored: &Stored, wish: Wish) -> Result<Served> {
         let started = Instant::now();
         let config = &app.config;
+        require_signature(app, stored)?;
         let module = stored::open(&app.store, stored)?;
         let options = GenerateOptions::from_parameters(&module.prompt.parameters)?;
         // Known before anything is packed.
@@ -141,6 +146,22 @@ fn packed_bytes(module: &Module) -> u64 {
         _ => None,
     };
     module.tensors.iter().filter_map(bytes).fold(0, u64::saturating_add)
+}
+
+/// Verifies the model's signature, where one is required: each time it is loaded, to the last byte.
+fn require_signature(app: &App, stored: &Stored) -> Result<()> {
+    let mut last = Ok(());
+    for key in &app.config.require_signature {
+        last = signing::stored::verify(&app.store, stored, key);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last.map_err(|errors| {
+        let why: Vec<String> = errors.0.iter().map(|d| d.message.clone()).collect();
+        let message = format!("this server loads signed models alone: {}", why.join("; "));
+        Diagnostic::error(message).code(SIGNATURE_REQUIRED).into()
+    })
 }
 
 fn too_large(needed: u64, available: u64, context: Option<usize>) -> Errors {
