@@ -19,6 +19,7 @@ pub mod lsp;
 pub mod pipeline;
 pub mod runtime;
 pub mod prompt;
+pub mod provenance;
 pub mod passes;
 pub mod codegen;
 pub mod signing;

@@ -18,7 +18,7 @@ use crate::ir::Module;
 use crate::modelfile::{self, Checked, Recipe};
 use crate::passes::{Context, fuse, import, package, quantize, resolve, unfused, verify};
 use crate::prompt::{self, Limits, Renderer};
-use crate::store::{Layer, Name, Published, Store, WriteBehind};
+use crate::store::{Digest, Layer, Manifest, Name, Published, Store, WriteBehind};
 use crate::world::{self, EntryKind, World};
 
 pub use templates::{is_template, read_template, template};
@@ -111,6 +111,21 @@ pub fn publish(
     name: &Name,
     progress: &dyn Progress,
 ) -> Result<Published> {
+    publish_expected(module, world, store, name, progress, None)
+}
+
+/// As [`publish()`], if the model's manifest has this digest.
+///
+/// # Errors
+/// As [`publish()`]; or the manifest has another digest.
+pub fn publish_expected(
+    module: &Module,
+    world: &dyn World,
+    store: &Store,
+    name: &Name,
+    progress: &dyn Progress,
+    expected: Option<&Digest>,
+) -> Result<Published> {
     let package = package::pack(module)?;
     let writer = store.writer()?;
     let mut layers = vec![codegen::weights_layer(module, world, &writer, progress)?];
@@ -120,7 +135,19 @@ pub fn publish(
         let blob = writer.put(&layer.bytes)?;
         layers.push(Layer::new(layer.media_type, blob.digest, blob.size));
     }
-    let published = writer.publish(name, &package.config.to_bytes()?, layers)?;
+    let manifest = writer.manifest(&package.config.to_bytes()?, layers)?;
+    if let Some(expected) = expected.filter(|e| **e != Digest::of(&manifest)) {
+        let made: Vec<Digest> = Manifest::parse(&manifest)?.blobs().map(|l| l.digest).collect();
+        drop(writer);
+        // Of what was made, what no model needs goes. Where that fails, `mdl gc` will do it.
+        let _ = store.prune(&made);
+        return Err(Diagnostic::error(format!("the model is {}, not {expected}", Digest::of(&manifest)))
+            .code("another-artifact")
+            .label("what it is made of is the same, so another version of mdl makes other bytes of it")
+            .help("`mdl build --lock` accepts them")
+            .into());
+    }
+    let published = writer.publish_manifest(name, &manifest)?;
     drop(writer);
     // What the name meant before goes, as far as nothing else needs it.
     store.prune(&published.replaced)?;

@@ -15,6 +15,7 @@ const ROOMS: &[&str] = &[
     "runtime",
     "prompt",
     "registry",
+    "provenance",
     "passes",
     "codegen",
     "signing",

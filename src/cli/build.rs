@@ -17,8 +17,9 @@ use crate::pipeline::limit::{self, Limit};
 use crate::pipeline::{self, Input, measure};
 use crate::prompt::Renderer;
 use crate::prompt::isolated::ChildCommand;
-use crate::store::{Name, Published, Store};
-use crate::world::{SystemWorld, World as _};
+use crate::provenance::{self, Lock, Recording};
+use crate::store::{Digest, Name, Published, Store};
+use crate::world::{SystemWorld, World};
 
 /// Compiles a Modelfile: resolves FROM and ADAPTER, imports, fuses, quantizes, and gives the result a
 /// name in the store.
@@ -30,7 +31,9 @@ Examples:
   mdl build -q q4_K_M --imatrix imatrix.gguf --max-kld 0.05 -t story .      or fail
   mdl build -q q5_K_M --dry-run Modelfile            what would be built; reads no weight
   mdl build -q q8_0 --emit gguf -o model.gguf .      a GGUF file instead of a named model
-  mdl build --emit plan Modelfile                    the module after each pass")]
+  mdl build --emit plan Modelfile                    the module after each pass
+  mdl build --lock -q q4_K_M -t story .              and write down what it was made of, in Modelfile.lock
+  mdl build --locked -q q4_K_M -t story .            the same again, or fail and say what differs")]
 pub(super) struct Build {
     /// A Modelfile, or a directory with one or with weights
     #[arg(default_value = "Modelfile", value_name = "PATH")]
@@ -73,6 +76,14 @@ pub(super) struct Build {
     #[arg(long, value_name = "TEXT", requires = "max_kld")]
     eval_text: Option<PathBuf>,
 
+    /// Write beside the Modelfile, as NAME.lock, what the model was made of and what came out
+    #[arg(long, conflicts_with_all = ["locked", "emit", "dry_run"])]
+    lock: bool,
+
+    /// Build only what the lock beside the Modelfile says: the same sources, options and result
+    #[arg(long, conflicts_with = "emit")]
+    locked: bool,
+
     /// Fail on warnings
     #[arg(long)]
     deny_warnings: bool,
@@ -112,8 +123,9 @@ impl Build {
                 "`--emit gguf` writes one file, in which there is no place for adapters that are kept",
             ));
         }
-        let options = self.options()?;
         let world = SystemWorld;
+        let recording = Recording::new(&world);
+        let options = self.options(&recording)?;
         let input = pipeline::read(&world, &self.path)?;
         if self.emit == Some(Emit::Ast) && !input.checked.ast.has_errors() {
             return self.write_text(&input.checked.ast.to_string());
@@ -122,20 +134,31 @@ impl Build {
             None => Some(self.name(&input)?),
             Some(_) => None,
         };
-        let Input { directory, checked, .. } = input;
+        let Input { path, directory, checked } = input;
+        let lock_path = Lock::path_of(&path);
+        let lock = if self.locked { Some(Lock::read(&world, &lock_path)?) } else { None };
         let (recipe, warnings) = checked.into_recipe()?;
         global.warn(&warnings, self.deny_warnings)?;
         if self.emit == Some(Emit::Recipe) {
             return self.write_text(&recipe.to_string());
         }
         let store = global.open_store()?;
-        let context = Context::new(&world, Some(&store), directory.clone(), options);
+        let context = Context::new(&recording, Some(&store), directory.clone(), options);
         let mut text = String::new();
         let module = self.compile(&recipe, &context, &mut text, global)?;
         if self.verbose && self.emit.is_none_or(|emit| emit == Emit::Gguf) {
             eprint!("{}", adapters::movement(&module)?);
         }
         let progress = Shown::new(global.progress);
+        let mut sources = Vec::new();
+        if self.lock || self.locked {
+            let imatrix = self.imatrix.as_deref();
+            sources = provenance::identify(&recipe, &directory, imatrix, &recording, &store, &progress)?;
+        }
+        if let Some(lock) = &lock {
+            lock.require(&lock_path, &recipe.prompt, &context.options, &sources)?;
+        }
+        let expected = lock.as_ref().map(|lock| &lock.artifact);
         match (self.emit, name) {
             (Some(Emit::Gguf), _) => {
                 let path = self.output.as_deref().ok_or_else(|| usage("`--emit gguf` needs `-o FILE`"))?;
@@ -150,15 +173,23 @@ impl Build {
             }
             (None, Some(name)) => {
                 let published = match self.max_kld {
-                    None => pipeline::publish(&module, &world, &store, &name, &progress)?,
+                    None => pipeline::publish_expected(&module, &world, &store, &name, &progress, expected)?,
                     Some(most) => {
                         let options = Options { no_fuse: self.no_fuse, ..Options::default() };
                         let unquantized = Context::new(&world, Some(&store), directory, options);
                         let renderer = Renderer::in_children(ChildCommand::current()?);
                         let source = pipeline::compile(&recipe, &unquantized, &renderer, &mut |_, _| ())?;
-                        self.publish_within(most, &module, &source, &store, &name, &progress, global)?
+                        let limit = Asked { most, source: &source, expected };
+                        self.publish_within(&limit, &module, &store, &name, &progress, global)?
                     }
                 };
+                if self.lock {
+                    let lock = Lock::new(published.id, &recipe.prompt, &context.options, &sources);
+                    let bytes = lock.to_bytes()?;
+                    pipeline::write_file(&lock_path, |out| {
+                        out.write_all(&bytes).map_err(|e| Diagnostic::io("write", &lock_path, &e).into())
+                    })?;
+                }
                 write_out(&format!("{}\n", summary(&name, &module)))?;
                 write_out(&format!("{}\n", published.id))?;
                 Ok(())
@@ -191,12 +222,10 @@ impl Build {
     }
 
     /// Publishes under `--max-kld`, and says what was measured.
-    #[allow(clippy::too_many_arguments)]
     fn publish_within(
         &self,
-        most: f64,
+        asked: &Asked<'_>,
         module: &Module,
-        source: &Module,
         store: &Store,
         name: &Name,
         progress: &Shown,
@@ -207,7 +236,8 @@ impl Build {
             None => measure::TEXT.to_owned(),
         };
         let threads = global.threads.filter(|n| *n > 0);
-        let limit = Limit { source, text: &text, most, threads };
+        let Asked { most, source, expected } = *asked;
+        let limit = Limit { source, text: &text, most, threads, expected };
         let mut chunks = Chunked::new(global.progress, "KL divergence");
         let mut tell = |s: measure::Step| chunks.tell(s.done, s.total, Some(s.figure));
         let (published, measured) =
@@ -221,7 +251,7 @@ impl Build {
         Ok(published)
     }
 
-    fn options(&self) -> Result<Options> {
+    fn options(&self, world: &dyn World) -> Result<Options> {
         let preset = match &self.quantize {
             None => None,
             Some(name) => Some(mixture::find(name).ok_or_else(|| unknown_preset(name))?),
@@ -231,7 +261,7 @@ impl Build {
         let imatrix = match &self.imatrix {
             None => None,
             Some(path) => {
-                let file = SystemWorld.open(path).map_err(|e| Diagnostic::io("read", path, &e))?;
+                let file = world.open(path).map_err(|e| Diagnostic::io("read", path, &e))?;
                 Some(imatrix::read(path, &*file)?)
             }
         };
@@ -265,6 +295,13 @@ impl Build {
             None => write_out(text),
         }
     }
+}
+
+/// What the result of a build is held to.
+struct Asked<'a> {
+    most: f64,
+    source: &'a Module,
+    expected: Option<&'a Digest>,
 }
 
 /// A divergence: a finite number of 0 or more.

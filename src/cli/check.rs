@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Global, printable, write_out};
+use super::{Global, MessageFormat, annotations, printable, write_out};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::passes::{Context, Options};
 use crate::pipeline::{self, Input};
@@ -19,6 +19,8 @@ Examples:
   mdl check                                  ./Modelfile
   mdl check --message-format json story/     for an editor
   mdl check --deny-warnings Modelfile        for CI
+  mdl check --message-format github          annotations on a pull request
+  mdl check --message-format sarif > mdl.sarif
   mdl check --render Modelfile               what the model reads
   mdl check --render chat_template.jinja     the same for a template alone")]
 pub(super) struct Check {
@@ -45,6 +47,14 @@ impl Check {
                 Ok(found) => warnings.extend(found),
                 Err(found) => errors.extend(found.0),
             }
+        }
+        if global.message_format.is_document() {
+            let all: Vec<Diagnostic> = errors.iter().chain(&warnings).cloned().collect();
+            let document = match global.message_format {
+                MessageFormat::Gitlab => annotations::gitlab(&all),
+                _ => annotations::sarif(&all),
+            };
+            write_out(&format!("{document:#}\n"))?;
         }
         if !errors.is_empty() {
             global.print(&warnings);

@@ -1,14 +1,17 @@
 //! The command line: a file per subcommand, arguments in, one call down, text out; no logic.
 
 mod adapters;
+mod annotations;
 mod bench;
 mod build;
 mod check;
+mod completions;
 mod diff;
 mod eval;
 mod fmt;
 mod imatrix;
 mod lsp;
+mod man;
 mod models;
 mod progress;
 pub mod report;
@@ -71,14 +74,31 @@ struct Global {
     /// Threads to use [default: all cores]
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
+
+    /// Use no network: what is not on this machine is an error
+    #[arg(long, global = true)]
+    offline: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum MessageFormat {
     /// For people: the source line and a caret
     Human,
-    /// One JSON object per diagnostic
+    /// One JSON object per diagnostic, as docs/schemas/diagnostic.schema.json says
     Json,
+    /// The annotations that GitHub Actions shows on a pull request
+    Github,
+    /// A SARIF 2.1.0 document on standard output; of `mdl check`
+    Sarif,
+    /// A GitLab Code Quality report on standard output; of `mdl check`
+    Gitlab,
+}
+
+impl MessageFormat {
+    /// Formats that are one document over all diagnostics.
+    fn is_document(self) -> bool {
+        matches!(self, MessageFormat::Sarif | MessageFormat::Gitlab)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -126,6 +146,10 @@ enum Command {
     Gc(models::Gc),
     /// Speak with an editor about Modelfiles: the Language Server Protocol
     Lsp(lsp::Lsp),
+    /// Print what completes commands in a shell
+    Completions(completions::Completions),
+    /// Print the manual, or write a page for each command
+    Man(man::Man),
 }
 
 /// Parses the process's arguments, runs the command, prints its diagnostics.
@@ -141,7 +165,14 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
-    let global = cli.global.clone();
+    let mut global = cli.global.clone();
+    if global.message_format.is_document() && !matches!(cli.command, Command::Check(_)) {
+        global.message_format = MessageFormat::Human;
+        let d =
+            Diagnostic::usage("`--message-format sarif` and `gitlab` are documents that `mdl check` writes");
+        global.print(&[d.help("other commands write `human`, `json` and `github`")]);
+        return ExitCode::from(2);
+    }
     if let Some(threads) = global.threads {
         // Only fails when the pool exists already, which it does not yet.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
@@ -167,11 +198,16 @@ pub fn main() -> ExitCode {
         Command::Verify(c) => c.run(&global),
         Command::Gc(c) => c.run(&global),
         Command::Lsp(c) => c.run(&global),
+        Command::Completions(c) => c.run(),
+        Command::Man(c) => c.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(errors) if errors.0.is_empty() => ExitCode::from(Interrupted::EXIT_CODE),
-        Err(errors) => {
+        Err(mut errors) => {
+            if global.offline {
+                say_that_nothing_was_fetched(&mut errors);
+            }
             global.print(&errors.0);
             ExitCode::from(errors.exit_code())
         }
@@ -190,6 +226,9 @@ impl Global {
             match self.message_format {
                 MessageFormat::Human => anstream::eprintln!("{}", report::render(d, color)),
                 MessageFormat::Json => eprintln!("{}", report::json(d)),
+                MessageFormat::Github => eprintln!("{}", annotations::github(d)),
+                // `mdl check` prints all of them at once.
+                MessageFormat::Sarif | MessageFormat::Gitlab => {}
             }
         }
     }
@@ -234,6 +273,16 @@ fn printable(text: &str) -> Cow<'_, str> {
     match text.contains(steers) {
         true => Cow::Owned(text.replace(steers, "\u{FFFD}")),
         false => Cow::Borrowed(text),
+    }
+}
+
+/// Errors of what is missing on this machine.
+const MISSING: &[&str] = &["from-not-found", "unknown-model"];
+
+/// Under `--offline`, a model that is missing may be so for that alone.
+fn say_that_nothing_was_fetched(errors: &mut Errors) {
+    for d in errors.0.iter_mut().filter(|d| MISSING.contains(&d.code)) {
+        d.help.push("`--offline` is given, so no registry was asked".to_owned());
     }
 }
 

@@ -118,6 +118,27 @@ pub fn json(diagnostic: &Diagnostic) -> Value {
     out
 }
 
+/// Where a diagnostic points, as its output formats say it.
+pub(super) struct Place {
+    /// The file.
+    pub file: String,
+    /// Line, column, and those of the end; one-based, columns in characters.
+    pub lines: Option<[usize; 4]>,
+}
+
+/// The place of a diagnostic that has one.
+pub(super) fn place(diagnostic: &Diagnostic) -> Option<Place> {
+    match diagnostic.location.as_ref()? {
+        Location::Text(span) => {
+            let range = clamp(span);
+            let (line, column) = line_column(&span.source, range.start);
+            let (end_line, end_column) = line_column(&span.source, range.end);
+            Some(Place { file: span.source.name.clone(), lines: Some([line, column, end_line, end_column]) })
+        }
+        Location::File { path, .. } => Some(Place { file: path.display().to_string(), lines: None }),
+    }
+}
+
 /// The span's range, within its text and on character boundaries whatever the span says.
 fn clamp(span: &Span) -> Range<usize> {
     let text = &span.source.text;

@@ -5,19 +5,16 @@
 
 use std::collections::HashMap;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::emit::{Progress, Reuse, emit_gguf};
 use super::key::{Key, module_key, tensor_key};
+use super::sources::{Sources, changed, read_all};
 use super::{adapters, emit};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::{Module, SourceFile};
 use crate::store::{Digest, Layer, Store, Writer, media};
-use crate::world::{File, Stamp, SystemWorld, World};
-
-/// Bytes hashed or copied at a time.
-const PIECE: usize = 1 << 20;
+use crate::world::{File, SystemWorld, World};
 
 /// The weights of `module` as a layer: found where an earlier build or the store has them, else written.
 ///
@@ -117,7 +114,7 @@ fn stored_already(module: &Module, store: &Store) -> Result<Option<Layer>> {
     }
 }
 
-fn damaged(digest: &Digest) -> Diagnostic {
+pub(super) fn damaged(digest: &Digest) -> Diagnostic {
     Diagnostic::error(format!("the source is damaged: the blob {digest} has other bytes"))
         .code("damaged-blob")
         .help("build or pull the model that it belongs to again")
@@ -159,93 +156,4 @@ fn copy(
     })?;
     progress.end();
     out.finish()
-}
-
-fn read_all(source: &SourceFile, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let mut buffer = vec![0; PIECE];
-    let mut at = 0;
-    while at < source.file.len() {
-        let n = (source.file.len() - at).min(PIECE as u64) as usize;
-        source.file.read_at(at, &mut buffer[..n]).map_err(|e| Diagnostic::io("read", &source.path, &e))?;
-        each(&buffer[..n])?;
-        at += n as u64;
-    }
-    Ok(())
-}
-
-/// The digests of a module's files, and the state the files had.
-struct Sources {
-    digests: Vec<[u8; 32]>,
-    stamps: Vec<(PathBuf, Stamp)>,
-}
-
-impl Sources {
-    /// Digests are remembered by path and state, so that a source is read for it only once.
-    fn identify(
-        module: &Module,
-        world: &dyn World,
-        store: &Store,
-        progress: &dyn Progress,
-    ) -> Result<Sources> {
-        let cache = store.cache();
-        let mut sources = Sources { digests: Vec::new(), stamps: Vec::new() };
-        for source in &module.files {
-            let failed = |e: &std::io::Error| Diagnostic::io("read", &source.path, e);
-            let path = world.canonical(&source.path).map_err(|e| failed(&e))?;
-            // Of the open file: its path may lead to another by now, whose digest this is not.
-            let stamp = source.file.stamp().map_err(|e| failed(&e))?;
-            if world.stamp(&path).map_err(|e| failed(&e))? != stamp {
-                return Err(changed(&source.path).into());
-            }
-            let of_blob = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Digest>().ok());
-            let known = of_blob.filter(|d| store.blob_path(d) == source.path);
-            if let Some(digest) = known
-                && store.find_whole_blob(&digest)?.is_none()
-            {
-                return Err(damaged(&digest).into());
-            }
-            let digest = match known.or_else(|| cache.digest_of(&path, &stamp)) {
-                Some(digest) => digest,
-                None => {
-                    let digest = hash(source, progress)?;
-                    if world.stamp(&path).map_err(|e| failed(&e))? != stamp {
-                        return Err(changed(&source.path).into());
-                    }
-                    cache.remember_digest(&path, &stamp, &digest);
-                    digest
-                }
-            };
-            sources.digests.push(*digest.as_bytes());
-            sources.stamps.push((path, stamp));
-        }
-        Ok(sources)
-    }
-
-    fn still_the_same(&self, world: &dyn World) -> Result<()> {
-        for (path, stamp) in &self.stamps {
-            if world.stamp(path).ok().as_ref() != Some(stamp) {
-                return Err(changed(path).into());
-            }
-        }
-        Ok(())
-    }
-}
-
-fn changed(path: &Path) -> Diagnostic {
-    Diagnostic::environment(format!("{} changed while it was read", path.display()))
-        .code("source-changed")
-        .help("build again when nothing writes to it")
-}
-
-fn hash(source: &SourceFile, progress: &dyn Progress) -> Result<Digest> {
-    use sha2::Digest as _;
-    let mut hash = sha2::Sha256::new();
-    progress.begin("hashing sources", source.file.len());
-    read_all(source, |bytes| {
-        hash.update(bytes);
-        progress.advance(bytes.len() as u64);
-        Ok(())
-    })?;
-    progress.end();
-    Ok(Digest::from_bytes(hash.finalize().into()))
 }

@@ -10,8 +10,8 @@ use crate::diagnostic::Result;
 use crate::formats::gguf;
 use crate::ir::{Expr, Module, Tensor};
 
-/// Part of every key: raised when the bytes that an expression gives change.
-const VERSION: &[u8] = b"mdl codegen 1";
+/// The version of the bytes that an expression gives: part of every key, and raised when they change.
+pub const BYTE_FORMAT: &str = "mdl codegen 1";
 
 /// The name of an expression's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,7 +20,7 @@ pub struct Key(pub [u8; 32]);
 /// The key of a tensor's bytes. `digests` has the SHA-256 of each of the module's files.
 pub fn tensor_key(tensor: &Tensor, digests: &[[u8; 32]]) -> Key {
     let mut hash = Sha256::new();
-    hash.update(VERSION);
+    hash.update(BYTE_FORMAT);
     update(&mut hash, &tensor.expr, digests);
     Key(hash.finalize().into())
 }
@@ -31,7 +31,7 @@ pub fn tensor_key(tensor: &Tensor, digests: &[[u8; 32]]) -> Key {
 /// The module cannot be laid out as GGUF.
 pub fn module_key(module: &Module, tensors: &[Key]) -> Result<Key> {
     let mut hash = Sha256::new();
-    hash.update(VERSION);
+    hash.update(BYTE_FORMAT);
     let layout = layout(module)?;
     number(&mut hash, layout.header().len() as u64);
     hash.update(layout.header());

@@ -12,12 +12,14 @@ mod evaluate;
 mod key;
 mod line;
 mod movement;
+mod sources;
 
 pub use artifact::{adapter_layers, weights_layer};
 pub use emit::{BUFFER, Emitted, Progress, Reuse, emit_gguf};
 pub use evaluate::{Evaluator, chunk_rows};
-pub use key::{Key, module_key, tensor_key};
+pub use key::{BYTE_FORMAT, Key, module_key, tensor_key};
 pub use movement::{Moved, movement};
+pub use sources::source_digest;
 
 use std::io::Write;
 use std::path::Path;

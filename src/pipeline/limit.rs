@@ -1,7 +1,7 @@
 //! Publishes a model only if it is near enough to what it was made of.
 
 use super::measure::{Measured, Reading, Step, measure};
-use super::publish;
+use super::publish_expected;
 use crate::codegen::{self, Progress};
 use crate::diagnostic::Result;
 use crate::ir::{Expr, Module};
@@ -20,6 +20,8 @@ pub struct Limit<'a> {
     pub most: f64,
     /// Threads; `None` for one per core.
     pub threads: Option<usize>,
+    /// The digest that the manifest must have.
+    pub expected: Option<&'a Digest>,
 }
 
 /// Makes the artifacts of a module, measures them against their source, and gives them a name in the
@@ -27,7 +29,7 @@ pub struct Limit<'a> {
 /// after each chunk of the text.
 ///
 /// # Errors
-/// As [`publish`]; a model cannot be run; or the divergence is above the limit. The store has the models
+/// As [`publish_expected`]; a model cannot be run; or the divergence is above the limit. The store has the models
 /// that it had, then.
 pub fn publish_within(
     module: &Module,
@@ -45,7 +47,7 @@ pub fn publish_within(
     let published = measured.and_then(|measured| {
         measured.limit_divergence(limit.most)?;
         // The weights are found, not made again.
-        Ok((publish(module, world, store, name, progress)?, measured))
+        Ok((publish_expected(module, world, store, name, progress, limit.expected)?, measured))
     });
     // Of what was made to be measured, what no model needs goes. Where that fails, `mdl gc` will do it.
     let _ = store.prune(&made);

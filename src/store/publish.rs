@@ -87,9 +87,16 @@ impl Writer {
     /// A layer's blob is not in the store with the size that the layer states; the disk refuses or
     /// does not confirm. The name is what it was.
     pub fn publish(&self, name: &Name, config: &[u8], layers: Vec<Layer>) -> Result<Published> {
+        self.publish_manifest(name, &self.manifest(config, layers)?)
+    }
+
+    /// Writes a configuration; the bytes of the manifest of it and these layers, which has no name yet.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn manifest(&self, config: &[u8], layers: Vec<Layer>) -> Result<Vec<u8>> {
         let config = self.put(config)?;
-        let manifest = Manifest::new(Layer::new(media::CONFIG, config.digest, config.size), layers);
-        self.publish_manifest(name, &manifest.to_bytes()?)
+        Manifest::new(Layer::new(media::CONFIG, config.digest, config.size), layers).to_bytes()
     }
 
     /// Gives `name` to the model of a manifest whose bytes, and so whose identity, are kept.
