@@ -16,10 +16,13 @@
 pub mod cli;
 pub mod server;
 pub mod lsp;
+pub mod doctor;
 pub mod pipeline;
 pub mod runtime;
 pub mod prompt;
 pub mod provenance;
+pub mod archive;
+pub mod bucket;
 pub mod passes;
 pub mod codegen;
 pub mod signing;

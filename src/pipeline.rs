@@ -12,13 +12,14 @@ mod templates;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::codegen::{self, Progress};
+use crate::codegen::{self, Progress, Shares};
 use crate::diagnostic::{Diagnostic, Location, Result};
 use crate::ir::Module;
 use crate::modelfile::{self, Checked, Recipe};
 use crate::passes::{Context, fuse, import, package, quantize, resolve, unfused, verify};
 use crate::prompt::{self, Limits, Renderer};
-use crate::store::{Digest, Layer, Manifest, Name, Published, Store, WriteBehind};
+use crate::provenance;
+use crate::store::{Digest, Document, Layer, Manifest, Name, Published, Store, WriteBehind};
 use crate::world::{self, EntryKind, World};
 
 pub use templates::{is_template, read_template, template};
@@ -111,25 +112,36 @@ pub fn publish(
     name: &Name,
     progress: &dyn Progress,
 ) -> Result<Published> {
-    publish_expected(module, world, store, name, progress, None)
+    publish_held(module, world, store, name, Held::default(), progress)
 }
 
-/// As [`publish()`], if the model's manifest has this digest.
+/// What a build is held to, and what helps it.
+#[derive(Clone, Copy, Default)]
+pub struct Held<'a> {
+    /// The digest that the model's manifest must have.
+    pub expected: Option<&'a Digest>,
+    /// Caches that are shared with other builds.
+    pub shares: Shares<'a>,
+}
+
+/// As [`publish()`], if the model is what it must be.
 ///
 /// # Errors
 /// As [`publish()`]; or the manifest has another digest.
-pub fn publish_expected(
+pub fn publish_held(
     module: &Module,
     world: &dyn World,
     store: &Store,
     name: &Name,
+    held: Held<'_>,
     progress: &dyn Progress,
-    expected: Option<&Digest>,
 ) -> Result<Published> {
     let package = package::pack(module)?;
     let writer = store.writer()?;
-    let mut layers = vec![codegen::weights_layer(module, world, &writer, progress)?];
-    layers.extend(codegen::adapter_layers(module, &unfused::files(module), world, &writer, progress)?);
+    let Held { expected, shares } = held;
+    let mut layers = vec![codegen::weights_layer(module, world, &writer, shares, progress)?];
+    let adapters = unfused::files(module);
+    layers.extend(codegen::adapter_layers(module, &adapters, world, &writer, shares, progress)?);
     progress.pass("publishing");
     for layer in &package.layers {
         let blob = writer.put(&layer.bytes)?;
@@ -152,6 +164,29 @@ pub fn publish_expected(
     // What the name meant before goes, as far as nothing else needs it.
     store.prune(&published.replaced)?;
     Ok(published)
+}
+
+/// Writes how a model was built, and what of, and keeps both beside it. `to` is a directory, or the file of the
+/// statement, beside which the bill of materials is put.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write_provenance(build: &provenance::Build<'_>, store: &Store, to: &Path) -> Result<()> {
+    let (statement, bom) = match to.is_dir() {
+        true => (to.join(Document::Statement.file_name()), to.join(Document::Bom.file_name())),
+        false => (to.to_owned(), to.with_extension("bom.json")),
+    };
+    for (document, path, value) in [
+        (Document::Statement, statement, provenance::statement(build)),
+        (Document::Bom, bom, provenance::bom(build)),
+    ] {
+        let text = format!("{value:#}\n");
+        store.keep_document(build.id, document, text.as_bytes())?;
+        write_file(&path, |out| {
+            out.write_all(text.as_bytes()).map_err(|e| Diagnostic::io("write", &path, &e).into())
+        })?;
+    }
+    Ok(())
 }
 
 /// Writes the GGUF file of a planned module to `path`, outside of any store. A failure leaves nothing

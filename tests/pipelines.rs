@@ -5,8 +5,23 @@
 #[path = "pipelines/place.rs"]
 mod place;
 
+#[path = "pipelines/archive.rs"]
+mod archive;
+
+#[path = "pipelines/cache.rs"]
+mod cache;
+
+#[path = "pipelines/docs.rs"]
+mod docs;
+
 #[path = "pipelines/lock.rs"]
 mod lock;
 
+#[path = "pipelines/provenance.rs"]
+mod provenance;
+
 #[path = "pipelines/reports.rs"]
 mod reports;
+
+#[path = "pipelines/room.rs"]
+mod room;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use super::adapters;
+use super::caches::CacheArgs;
+use super::origin::{builder, source_date};
 use super::progress::{Chunked, Shown};
 use super::{Global, table, usage, write_out};
 use crate::diagnostic::{Diagnostic, Result};
@@ -14,11 +16,11 @@ use crate::modelfile::Recipe;
 use crate::passes::quantize::{TensorTypeRule, mixture};
 use crate::passes::{Context, Options, package, plan};
 use crate::pipeline::limit::{self, Limit};
-use crate::pipeline::{self, Input, measure};
+use crate::pipeline::{self, Held, Input, measure};
 use crate::prompt::Renderer;
 use crate::prompt::isolated::ChildCommand;
-use crate::provenance::{self, Lock, Recording};
-use crate::store::{Digest, Name, Published, Store};
+use crate::provenance::{self, Build as Built, Lock, Recording};
+use crate::store::{Name, Published, Store};
 use crate::world::{SystemWorld, World};
 
 /// Compiles a Modelfile: resolves FROM and ADAPTER, imports, fuses, quantizes, and gives the result a
@@ -32,6 +34,8 @@ Examples:
   mdl build -q q5_K_M --dry-run Modelfile            what would be built; reads no weight
   mdl build -q q8_0 --emit gguf -o model.gguf .      a GGUF file instead of a named model
   mdl build --emit plan Modelfile                    the module after each pass
+  mdl build --provenance out/ -q q4_K_M -t story .   and say how, and what of, for others to check
+  mdl build --cache-from s3://ci/mdl --cache-to s3://ci/mdl -q q4_K_M -t story .
   mdl build --lock -q q4_K_M -t story .              and write down what it was made of, in Modelfile.lock
   mdl build --locked -q q4_K_M -t story .            the same again, or fail and say what differs")]
 pub(super) struct Build {
@@ -83,6 +87,18 @@ pub(super) struct Build {
     /// Build only what the lock beside the Modelfile says: the same sources, options and result
     #[arg(long, conflicts_with = "emit")]
     locked: bool,
+
+    /// Write how the model was built (in-toto, SLSA provenance) and what of (CycloneDX): to provenance.json and
+    /// bom.json in a directory that is there, or to FILE and, beside it, FILE.bom.json
+    #[arg(long, value_name = "DIR|FILE", conflicts_with_all = ["emit", "dry_run"])]
+    provenance: Option<PathBuf>,
+
+    /// Who builds, as the provenance says it
+    #[arg(long, value_name = "URI", requires = "provenance", value_parser = builder, default_value = provenance::LOCAL)]
+    builder_id: String,
+
+    #[command(flatten)]
+    caches: CacheArgs,
 
     /// Fail on warnings
     #[arg(long)]
@@ -150,15 +166,18 @@ impl Build {
             eprint!("{}", adapters::movement(&module)?);
         }
         let progress = Shown::new(global.progress);
+        let time = self.provenance.as_ref().map(|_| source_date()).transpose()?.flatten();
         let mut sources = Vec::new();
-        if self.lock || self.locked {
+        if self.lock || self.locked || self.provenance.is_some() {
             let imatrix = self.imatrix.as_deref();
             sources = provenance::identify(&recipe, &directory, imatrix, &recording, &store, &progress)?;
         }
         if let Some(lock) = &lock {
             lock.require(&lock_path, &recipe.prompt, &context.options, &sources)?;
         }
-        let expected = lock.as_ref().map(|lock| &lock.artifact);
+        let caches = self.caches.open(global)?;
+        let shares = caches.shares();
+        let held = Held { expected: lock.as_ref().map(|lock| &lock.artifact), shares };
         match (self.emit, name) {
             (Some(Emit::Gguf), _) => {
                 let path = self.output.as_deref().ok_or_else(|| usage("`--emit gguf` needs `-o FILE`"))?;
@@ -173,22 +192,36 @@ impl Build {
             }
             (None, Some(name)) => {
                 let published = match self.max_kld {
-                    None => pipeline::publish_expected(&module, &world, &store, &name, &progress, expected)?,
+                    None => pipeline::publish_held(&module, &world, &store, &name, held, &progress)?,
                     Some(most) => {
                         let options = Options { no_fuse: self.no_fuse, ..Options::default() };
                         let unquantized = Context::new(&world, Some(&store), directory, options);
                         let renderer = Renderer::in_children(ChildCommand::current()?);
                         let source = pipeline::compile(&recipe, &unquantized, &renderer, &mut |_, _| ())?;
-                        let limit = Asked { most, source: &source, expected };
+                        let limit = Asked { most, source: &source, held };
                         self.publish_within(&limit, &module, &store, &name, &progress, global)?
                     }
                 };
+                global.warn(&caches.take_notes(), self.deny_warnings)?;
                 if self.lock {
                     let lock = Lock::new(published.id, &recipe.prompt, &context.options, &sources);
                     let bytes = lock.to_bytes()?;
                     pipeline::write_file(&lock_path, |out| {
                         out.write_all(&bytes).map_err(|e| Diagnostic::io("write", &lock_path, &e).into())
                     })?;
+                }
+                if let Some(to) = &self.provenance {
+                    let build = Built {
+                        name: &published.name,
+                        id: &published.id,
+                        module: &module,
+                        prompt: &recipe.prompt,
+                        options: &context.options,
+                        sources: &sources,
+                        builder: &self.builder_id,
+                        time,
+                    };
+                    pipeline::write_provenance(&build, &store, to)?;
                 }
                 write_out(&format!("{}\n", summary(&name, &module)))?;
                 write_out(&format!("{}\n", published.id))?;
@@ -236,8 +269,8 @@ impl Build {
             None => measure::TEXT.to_owned(),
         };
         let threads = global.threads.filter(|n| *n > 0);
-        let Asked { most, source, expected } = *asked;
-        let limit = Limit { source, text: &text, most, threads, expected };
+        let Asked { most, source, held: Held { expected, shares } } = *asked;
+        let limit = Limit { source, text: &text, most, threads, shares, expected };
         let mut chunks = Chunked::new(global.progress, "KL divergence");
         let mut tell = |s: measure::Step| chunks.tell(s.done, s.total, Some(s.figure));
         let (published, measured) =
@@ -301,7 +334,7 @@ impl Build {
 struct Asked<'a> {
     most: f64,
     source: &'a Module,
-    expected: Option<&'a Digest>,
+    held: Held<'a>,
 }
 
 /// A divergence: a finite number of 0 or more.

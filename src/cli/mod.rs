@@ -2,17 +2,22 @@
 
 mod adapters;
 mod annotations;
+mod archive;
 mod bench;
 mod build;
+mod caches;
 mod check;
 mod completions;
 mod diff;
+mod doctor;
+mod du;
 mod eval;
 mod fmt;
 mod imatrix;
 mod lsp;
 mod man;
 mod models;
+mod origin;
 mod progress;
 pub mod report;
 mod run;
@@ -144,6 +149,14 @@ enum Command {
     Verify(verify::Verify),
     /// Remove what no model uses and what killed builds left
     Gc(models::Gc),
+    /// Write models to one file, for a machine without a network
+    Save(archive::Save),
+    /// Read the models of such a file
+    Load(archive::Load),
+    /// Say what takes the room in the store
+    Du(du::Du),
+    /// Print what a report of a mistake needs, and no secret
+    Doctor(doctor::Doctor),
     /// Speak with an editor about Modelfiles: the Language Server Protocol
     Lsp(lsp::Lsp),
     /// Print what completes commands in a shell
@@ -197,6 +210,10 @@ pub fn main() -> ExitCode {
         Command::Sign(c) => c.run(&global),
         Command::Verify(c) => c.run(&global),
         Command::Gc(c) => c.run(&global),
+        Command::Save(c) => c.run(&global),
+        Command::Load(c) => c.run(&global),
+        Command::Du(c) => c.run(&global),
+        Command::Doctor(c) => c.run(&global),
         Command::Lsp(c) => c.run(&global),
         Command::Completions(c) => c.run(),
         Command::Man(c) => c.run(),

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Global, table, write_out};
 use crate::diagnostic::{Errors, Result};
-use crate::store::{Collection, Name};
+use crate::store::{Collected, Collection, Name};
 
 /// Lists the models of the store, the newest first.
 #[derive(Args)]
@@ -112,7 +112,7 @@ impl Rm {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  mdl gc --dry-run          what would be removed
+  mdl gc --dry-run          what would be removed, blob by blob
   mdl gc --grace-minutes 0  also what was written within the last hour")]
 pub(super) struct Gc {
     /// Remove nothing; say what would be removed
@@ -127,15 +127,28 @@ pub(super) struct Gc {
 impl Gc {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let grace = Duration::from_secs(self.grace_minutes.saturating_mul(60));
-        let how = Collection { grace, dry_run: self.dry_run };
-        let collected = global.open_store()?.gc(&how)?;
+        let store = global.open_store()?;
+        let planned = store.gc(&Collection { grace, dry_run: true })?;
+        if self.dry_run {
+            global.print(&planned.warnings);
+            for blob in &planned.blobs {
+                write_out(&format!("{}  {}\n", blob.digest, table::size(blob.size)))?;
+            }
+            return write_out(&format!("would remove {}\n", amount(&planned)));
+        }
+        if planned.blobs.is_empty() && planned.temporary == 0 {
+            write_out("there is nothing to remove\n")?;
+        } else {
+            write_out(&format!("removing {}\n", amount(&planned)))?;
+        }
+        let collected = store.gc(&Collection { grace, dry_run: false })?;
         global.print(&collected.warnings);
-        write_out(&format!(
-            "{} {} blobs and {} temporary files, {}\n",
-            if self.dry_run { "would remove" } else { "removed" },
-            collected.blobs.len(),
-            collected.temporary,
-            table::size(collected.bytes)
-        ))
+        write_out(&format!("removed {}\n", amount(&collected)))
     }
+}
+
+/// How much is removed.
+fn amount(collected: &Collected) -> String {
+    let (blobs, files) = (collected.blobs.len(), collected.temporary);
+    format!("{blobs} blobs and {files} temporary files, {}", table::size(collected.bytes))
 }

@@ -3,11 +3,11 @@
 use clap::Args;
 
 use super::{Global, table, write_out};
-use crate::diagnostic::Result;
+use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::{Array, Change, Module, ParameterValue, Prompt, Value};
 use crate::modelfile;
 use crate::passes::{package, plan, resolve};
-use crate::store::{Name, Stored, media};
+use crate::store::{Document, Name, Store, Stored, media};
 use crate::world::SystemWorld;
 
 /// Shows what a model is made of.
@@ -47,6 +47,12 @@ struct What {
     /// Its tensors: name, type, shape, bytes
     #[arg(long)]
     tensors: bool,
+    /// How it was built: the in-toto statement that `mdl build --provenance` wrote
+    #[arg(long)]
+    provenance: bool,
+    /// What it was built of: the bill of materials of the same build
+    #[arg(long)]
+    bom: bool,
     /// Everything, as JSON
     #[arg(long)]
     json: bool,
@@ -56,9 +62,14 @@ impl Show {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let store = global.open_store()?;
         let model = store.read(&Name::parse(&self.name)?)?;
+        let what = &self.what;
+        for (asked, document) in [(what.provenance, Document::Statement), (what.bom, Document::Bom)] {
+            if asked {
+                return write_document(&store, &model, document);
+            }
+        }
         let module = resolve::open_stored(&SystemWorld, &store, &model)?;
         let prompt = &module.prompt;
-        let what = &self.what;
         if what.modelfile {
             let layer = model.manifest.layer(media::MODEL);
             let from = layer.map(|l| store.blob_path(&l.digest).display().to_string()).unwrap_or_default();
@@ -89,6 +100,16 @@ impl Show {
             write_out(&overview(&module))?;
         }
         Ok(())
+    }
+}
+
+fn write_document(store: &Store, model: &Stored, document: Document) -> Result<()> {
+    match store.document(&model.id, document)? {
+        Some(bytes) => write_out(&String::from_utf8_lossy(&bytes)),
+        None => Err(Diagnostic::error(format!("it is not known how `{}` was built", model.name))
+            .code("no-provenance")
+            .help("`mdl build --provenance DIR` writes it down")
+            .into()),
     }
 }
 

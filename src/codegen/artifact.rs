@@ -8,11 +8,12 @@ use std::io::{BufWriter, Write};
 use std::sync::Arc;
 
 use super::emit::{Progress, Reuse, emit_gguf};
-use super::key::{Key, module_key, tensor_key};
+use super::key::{Key, layout, module_key, tensor_key};
+use super::shared::{self, Shares};
 use super::sources::{Sources, changed, read_all};
 use super::{adapters, emit};
 use crate::diagnostic::{Diagnostic, Result};
-use crate::ir::{Module, SourceFile};
+use crate::ir::{Module, SourceFile, Tensor};
 use crate::store::{Digest, Layer, Store, Writer, media};
 use crate::world::{File, SystemWorld, World};
 
@@ -25,6 +26,7 @@ pub fn weights_layer(
     module: &Module,
     world: &dyn World,
     writer: &Writer,
+    shares: Shares<'_>,
     progress: &dyn Progress,
 ) -> Result<Layer> {
     let store = writer.store();
@@ -53,12 +55,20 @@ pub fn weights_layer(
     let whole = module_key(module, &keys)?;
     let cache = store.cache();
     if let Some(found) = cache.find(&whole.0).filter(|f| f.offset == 0)
-        && store.find_whole_blob(&found.blob)?.is_some()
+        && let Some(blob) = store.find_whole_blob(&found.blob)?
     {
+        tell(module, &[], module.tensors.len(), progress);
+        if shares.to.is_some() {
+            let ranges =
+                layout(module)?.tensors().iter().map(|t| t.offset..t.offset + t.len).collect::<Vec<_>>();
+            shared::offer(module, &keys, &[], &ranges, &blob.path, shares, progress)?;
+        }
         return Ok(Layer::new(media::MODEL, found.blob, found.len));
     }
     adapters::refuse_unchanging(module)?;
-    let reuse = earlier(store, &keys)?;
+    let mut reuse = earlier(store, &keys)?;
+    let fetched = shared::fetch(module, &keys, &mut reuse, shares, writer, progress)?;
+    tell(module, &reuse, 0, progress);
     let mut out = BufWriter::with_capacity(emit::BUFFER, writer.blob(None)?);
     let emitted = emit_gguf(module, &reuse, &mut out, store.root(), progress)?;
     let out = out.into_inner().map_err(|e| emit::write_failed(e.error(), store.root()))?;
@@ -70,6 +80,7 @@ pub fn weights_layer(
         tensors.map(|(key, range)| (key.0, range.start, range.end - range.start)).collect();
     values.push((whole.0, 0, blob.size));
     cache.remember(&blob.digest, blob.size, &values);
+    shared::offer(module, &keys, &fetched.refused, &emitted.tensors, &blob.path, shares, progress)?;
     Ok(Layer::new(media::MODEL, blob.digest, blob.size))
 }
 
@@ -82,16 +93,26 @@ pub fn adapter_layers(
     files: &[Module],
     world: &dyn World,
     writer: &Writer,
+    shares: Shares<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Layer>> {
     if !files.is_empty() {
         adapters::refuse_unchanging(module)?;
     }
     let layer = |file: &Module| {
-        let layer = weights_layer(file, world, writer, progress)?;
+        let layer = weights_layer(file, world, writer, shares, progress)?;
         Ok(Layer::new(media::ADAPTER, layer.digest, layer.size))
     };
     files.iter().map(layer).collect()
+}
+
+/// Says how many tensors are computed; the others are in a source or in a cache as they are.
+fn tell(module: &Module, reuse: &[Option<Reuse>], found: usize, progress: &dyn Progress) {
+    let made = |(at, tensor): (usize, &Tensor)| {
+        at >= found && shared::is_computed(&tensor.expr) && reuse.get(at).is_none_or(Option::is_none)
+    };
+    let count = module.tensors.iter().enumerate().filter(|t| made((t.0, t.1))).count();
+    progress.pass(&format!("computing {count} of {} tensors", module.tensors.len()));
 }
 
 /// The layer of a module that is exactly a blob of this store.

@@ -12,6 +12,7 @@ mod evaluate;
 mod key;
 mod line;
 mod movement;
+mod shared;
 mod sources;
 
 pub use artifact::{adapter_layers, weights_layer};
@@ -19,6 +20,7 @@ pub use emit::{BUFFER, Emitted, Progress, Reuse, emit_gguf};
 pub use evaluate::{Evaluator, chunk_rows};
 pub use key::{BYTE_FORMAT, Key, module_key, tensor_key};
 pub use movement::{Moved, movement};
+pub use shared::{Got, Read, Shared, Shares, Take, Value};
 pub use sources::source_digest;
 
 use std::io::Write;

@@ -1,8 +1,8 @@
 //! Publishes a model only if it is near enough to what it was made of.
 
 use super::measure::{Measured, Reading, Step, measure};
-use super::publish_expected;
-use crate::codegen::{self, Progress};
+use super::{Held, publish_held};
+use crate::codegen::{self, Progress, Shares};
 use crate::diagnostic::Result;
 use crate::ir::{Expr, Module};
 use crate::passes::resolve;
@@ -20,8 +20,16 @@ pub struct Limit<'a> {
     pub most: f64,
     /// Threads; `None` for one per core.
     pub threads: Option<usize>,
+    /// Caches that are shared with other builds.
+    pub shares: Shares<'a>,
     /// The digest that the manifest must have.
     pub expected: Option<&'a Digest>,
+}
+
+impl<'a> Limit<'a> {
+    fn held(&self) -> Held<'a> {
+        Held { expected: self.expected, shares: self.shares }
+    }
 }
 
 /// Makes the artifacts of a module, measures them against their source, and gives them a name in the
@@ -29,7 +37,7 @@ pub struct Limit<'a> {
 /// after each chunk of the text.
 ///
 /// # Errors
-/// As [`publish_expected`]; a model cannot be run; or the divergence is above the limit. The store has the models
+/// As [`publish_held`]; a model cannot be run; or the divergence is above the limit. The store has the models
 /// that it had, then.
 pub fn publish_within(
     module: &Module,
@@ -47,7 +55,7 @@ pub fn publish_within(
     let published = measured.and_then(|measured| {
         measured.limit_divergence(limit.most)?;
         // The weights are found, not made again.
-        Ok((publish_expected(module, world, store, name, progress, limit.expected)?, measured))
+        Ok((publish_held(module, world, store, name, limit.held(), progress)?, measured))
     });
     // Of what was made to be measured, what no model needs goes. Where that fails, `mdl gc` will do it.
     let _ = store.prune(&made);
@@ -65,7 +73,7 @@ fn measure_made(
     tell: &mut dyn FnMut(Step),
 ) -> Result<Measured> {
     let mut as_blob = |module: &Module| -> Result<Module> {
-        let layer = codegen::weights_layer(module, world, writer, progress)?;
+        let layer = codegen::weights_layer(module, world, writer, limit.shares, progress)?;
         made.push(layer.digest);
         resolve::open_gguf(world, &writer.store().blob_path(&layer.digest))
     };

@@ -196,16 +196,11 @@ fn locked(source: &Source) -> Locked {
             (files.iter().map(|(name, f)| file(name, f.size, f.digest)).collect(), None)
         }
     };
-    let value = match source.role {
-        // Where it lies on this machine is nobody's business.
-        Role::Imatrix => Path::new(&source.value).file_name().map(|n| n.to_string_lossy().into_owned()),
-        _ => Some(source.value.clone()),
-    };
-    Locked { files, manifest, role: source.role.name().to_owned(), value: value.unwrap_or_default() }
+    Locked { files, manifest, role: source.role.name().to_owned(), value: source.shown() }
 }
 
 /// What a prompt says, each instruction under its own name.
-fn instructions(prompt: &Prompt) -> BTreeMap<String, String> {
+pub fn instructions(prompt: &Prompt) -> BTreeMap<String, String> {
     let digest = |text: &str| Digest::of(text.as_bytes()).to_string();
     let mut all = BTreeMap::new();
     for (name, text) in [("TEMPLATE", &prompt.template), ("SYSTEM", &prompt.system)] {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Recording;
+use super::licenses::{self, License};
 use crate::codegen::{self, Progress};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::SourceFile;
@@ -62,6 +63,16 @@ pub struct Source {
     pub value: String,
     /// What that is.
     pub named: Named,
+    /// The licences in its directory, or beside its file.
+    pub licenses: Vec<License>,
+}
+
+impl Source {
+    /// The value as others may see it: where a matrix lies on this machine is nobody's business.
+    pub fn shown(&self) -> String {
+        let name = Path::new(&self.value).file_name().filter(|_| self.role == Role::Imatrix);
+        name.map_or_else(|| self.value.clone(), |name| name.to_string_lossy().into_owned())
+    }
 }
 
 /// Gives every file that was opened to the line that led to it. `imatrix` is the path of `--imatrix`.
@@ -105,11 +116,19 @@ pub fn identify(
         }
     }
     let named = |(role, value, path): (Role, String, PathBuf), files| {
-        let named = match opened.kind(&path) {
+        let kind = opened.kind(&path);
+        let named = match kind {
             None if role == Role::From => Named::Model(model(store, &value)?),
             _ => Named::Files(files),
         };
-        Ok(Source { role, value, named })
+        let beside = match kind {
+            Some(EntryKind::Directory) => Some(path.as_path()),
+            // A directory that the user's files are in has whatever else they have, so a matrix brings none.
+            Some(EntryKind::File) if role != Role::Imatrix => path.parent(),
+            _ => None,
+        };
+        let licenses = beside.map(|d| licenses::find(opened, d)).transpose()?.unwrap_or_default();
+        Ok(Source { role, value, named, licenses })
     };
     lines.into_iter().zip(files).map(|(line, files)| named(line, files)).collect()
 }

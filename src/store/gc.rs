@@ -46,8 +46,8 @@ pub struct Collected {
 
 impl Store {
     /// Removes the blobs that no model needs, the temporary files of processes that were killed,
-    /// what the build cache says of blobs that are gone, and signatures of
-    /// models that are gone.
+    /// what the build cache says of blobs that are gone, signatures and
+    /// provenance of models that are gone.
     ///
     /// A manifest that cannot be read is a warning, and every blob stays.
     ///
@@ -80,6 +80,7 @@ impl Store {
             collect(garbage, how.dry_run, &mut collected);
             if !how.dry_run {
                 self.forget_signatures(&needed)?;
+                self.forget_documents(&needed);
             }
         }
         if !how.dry_run {

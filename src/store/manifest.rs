@@ -67,6 +67,8 @@ impl Layer {
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     schema_version: u32,
+    /// Left out by some, since whoever refers to it says it too.
+    #[serde(default)]
     media_type: String,
     /// The blob of the [`ConfigV2`](super::ConfigV2). Some registries serve models without one.
     #[serde(with = "optional_layer", default)]
@@ -111,6 +113,11 @@ impl Manifest {
     /// Every blob that the model needs, the configuration first.
     pub fn blobs(&self) -> impl Iterator<Item = &Layer> {
         self.config.iter().chain(&self.layers)
+    }
+
+    /// What it says that it is; [`media::MANIFEST`] where it does not.
+    pub fn media_type(&self) -> &str {
+        if self.media_type.is_empty() { media::MANIFEST } else { &self.media_type }
     }
 
     /// The first layer of this media type.

@@ -5,7 +5,7 @@
 //! ```text
 //! <root>/blobs/sha256-<64 hex>                      a layer or a configuration, named by its digest
 //! <root>/manifests/<host>/<namespace>/<model>/<tag> which blobs a model is made of
-//! <root>/mdl/                                       ours alone: locks, the build cache, signatures
+//! <root>/mdl/                                       ours alone: locks, the build cache, signatures, provenance
 //! ```
 //!
 //! What is promised, and by which file:
@@ -17,6 +17,7 @@
 //!   [`gc`](Store::gc) removes;
 //! - what is read is not trusted: a damaged manifest is a [`Diagnostic`], never a panic.
 
+mod attached;
 mod behind;
 mod blob;
 mod cache;
@@ -35,9 +36,11 @@ mod read;
 mod remove;
 mod signatures;
 mod temp;
+mod usage;
 mod verify;
 mod walk;
 
+pub use attached::Document;
 pub use behind::WriteBehind;
 pub use blob::{Blob, BlobWriter};
 pub use cache::{Cache, Cached, Key};
@@ -51,6 +54,7 @@ pub use name::Name;
 pub use publish::{Published, Writer};
 pub use read::Stored;
 pub use remove::Removed;
+pub use usage::{ModelUsage, Usage};
 pub use verify::{Progress, Report};
 
 use std::path::{Path, PathBuf};

@@ -70,6 +70,16 @@ impl Writer {
         self.store.remember_whole(blob);
     }
 
+    /// A file for what is needed while this writes. It goes when it is dropped, or with garbage after a kill.
+    ///
+    /// # Errors
+    /// No file can be made.
+    pub fn scratch(&self) -> Result<tempfile::NamedTempFile> {
+        let dir = self.store.own_dir();
+        let made = tempfile::Builder::new().prefix(temp::OTHER).tempfile_in(&dir);
+        Ok(made.map_err(|e| durable::failed("write to", &dir, &e))?)
+    }
+
     /// Writes a small blob.
     ///
     /// # Errors

@@ -1,0 +1,63 @@
+//! The files of an OCI image layout that are JSON.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::Digest;
+
+/// The file that says what this is.
+pub const LAYOUT: &str = "oci-layout";
+/// The file that lists the manifests.
+pub const INDEX: &str = "index.json";
+/// Where blobs are, by the digits of their digests.
+pub const BLOBS: &str = "blobs/sha256/";
+
+/// A list of manifests.
+pub const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// The same, as Docker calls it.
+pub const MEDIA_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// A manifest, as OCI calls it.
+pub const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// What a manifest is called, in the order in which one is looked for.
+pub const NAMES: [&str; 2] = ["io.containerd.image.name", REF_NAME];
+/// What OCI calls a manifest's name.
+pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// The content of [`LAYOUT`].
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Layout {
+    /// `1.0.0`.
+    pub image_layout_version: String,
+}
+
+/// The content of [`INDEX`].
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// 2.
+    pub schema_version: u32,
+    /// [`MEDIA_INDEX`].
+    #[serde(default)]
+    pub media_type: String,
+    /// The manifests.
+    pub manifests: Vec<Descriptor>,
+}
+
+/// A blob that is referred to.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    #[serde(default)]
+    pub media_type: String,
+    /// Its bytes' digest.
+    pub digest: Digest,
+    /// How many bytes.
+    pub size: u64,
+    /// What else is said of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
