@@ -7,6 +7,7 @@ pub mod importance;
 pub mod limit;
 pub mod measure;
 pub mod models;
+mod rebuild;
 mod templates;
 
 use std::io::Write;
@@ -22,6 +23,7 @@ use crate::provenance;
 use crate::store::{Digest, Document, Layer, Manifest, Name, Published, Store, WriteBehind};
 use crate::world::{self, EntryKind, World};
 
+pub use rebuild::rebuild;
 pub use templates::{is_template, read_template, template};
 
 /// A Modelfile that was read and checked, and the directory its paths start from.

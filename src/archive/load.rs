@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
 
+use super::attached::{self, Attachment};
 use super::layout::{
     BLOBS, Descriptor, INDEX, Index, LAYOUT, Layout, MEDIA_INDEX, MEDIA_LIST, MEDIA_MANIFEST, NAMES,
 };
@@ -65,8 +66,9 @@ fn read(file: &dyn File, store: &Store, name: Option<&Name>, progress: &dyn Prog
         return Err(refused(&format!("its layout is of version {:?}", layout.image_layout_version)).into());
     }
     let index: Index = archive.json(INDEX)?;
-    let mut models = Vec::new();
-    archive.models(&index, None, name, 0, &mut models)?;
+    let mut found = Found::default();
+    archive.find(&index, None, name, 0, &mut found)?;
+    let Found { models, attachments } = found;
     match (name, models.len()) {
         (_, 0) => return Err(refused("no model is in it").into()),
         (Some(_), 2..) => {
@@ -83,6 +85,12 @@ fn read(file: &dyn File, store: &Store, name: Option<&Name>, progress: &dyn Prog
     let layers: BTreeMap<Digest, u64> =
         models.iter().flat_map(|m| m.manifest.blobs()).map(|l| (l.digest, l.size)).collect();
     let total = layers.values().copied().fold(0, u64::saturating_add);
+    let ids: BTreeSet<Digest> = models.iter().map(|m| Digest::of(&m.bytes)).collect();
+    // What is attached to something else is nothing to keep.
+    let attachments = attachments.into_iter().filter(|a| ids.contains(&a.subject));
+    let attached = attachments
+        .map(|a| archive.small(&a.layer).map(|bytes| (a, bytes)))
+        .collect::<Result<Vec<(Attachment, Vec<u8>)>>>()?;
     for layer in models.iter().flat_map(|m| m.manifest.blobs()) {
         archive.require(layer)?;
     }
@@ -109,6 +117,7 @@ fn read(file: &dyn File, store: &Store, name: Option<&Name>, progress: &dyn Prog
         writer.remember_whole(&blob);
     }
     progress.end();
+    attached::keep(&writer, &attached)?;
     let published = models
         .iter()
         .map(|model| writer.publish_manifest(&model.name, &model.bytes))
@@ -119,20 +128,27 @@ fn read(file: &dyn File, store: &Store, name: Option<&Name>, progress: &dyn Prog
     Ok(published.into_iter().map(|p| Loaded { name: p.name, id: p.id }).collect())
 }
 
+/// What an archive has.
+#[derive(Default)]
+struct Found {
+    models: Vec<Model>,
+    attachments: Vec<Attachment>,
+}
+
 struct Archive<'a> {
     file: &'a dyn File,
     files: BTreeMap<String, Range<u64>>,
 }
 
 impl Archive<'_> {
-    /// Adds the models of an index, and of an index in it: a list for several platforms, which a model has one of.
-    fn models(
+    /// Finds the models of an index, what is attached to them, and of an index in it: a list for several platforms, which a model has one of.
+    fn find(
         &self,
         index: &Index,
         called: Option<&str>,
         name: Option<&Name>,
         depth: usize,
-        models: &mut Vec<Model>,
+        found: &mut Found,
     ) -> Result<()> {
         if index.schema_version != 2 || index.manifests.len() > MOST {
             return Err(refused("its index is no index of this form").into());
@@ -145,11 +161,14 @@ impl Archive<'_> {
                 MEDIA_INDEX | MEDIA_LIST if depth == 0 => {
                     let inner: Index = serde_json::from_slice(&bytes)
                         .map_err(|e| refused(&format!("{} is no index: {e}", descriptor.digest)))?;
-                    self.models(&inner, called, name, depth + 1, models)?;
+                    self.find(&inner, called, name, depth + 1, found)?;
                 }
                 MEDIA_MANIFEST | media::MANIFEST => {
-                    models.push(model(called, name, descriptor, bytes)?);
-                    if models.len() > MOST {
+                    match attached::parse(&bytes)? {
+                        None => found.models.push(model(called, name, descriptor, bytes)?),
+                        Some(attachment) => found.attachments.extend(attachment),
+                    }
+                    if found.models.len().max(found.attachments.len()) > MOST {
                         return Err(refused("too many manifests are in it").into());
                     }
                 }

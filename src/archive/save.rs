@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
+use super::attached::{self, Beside};
 use super::layout::{BLOBS, Descriptor, INDEX, LAYOUT, Layout, MEDIA_INDEX, REF_NAME};
 use super::{layout, tar};
 use crate::codegen::Progress;
@@ -37,15 +38,23 @@ pub fn save(store: &Store, names: &[Name], out: &mut dyn Write, progress: &dyn P
     for model in &models {
         blobs.extend(model.manifest.blobs().map(|layer| (layer.digest, (model, layer))));
     }
-    let manifests: BTreeMap<Digest, &[u8]> = models.iter().map(|m| (m.id, m.bytes.as_slice())).collect();
+    // Manifests, and what is kept beside models.
+    let mut small: BTreeMap<Digest, Vec<u8>> = models.iter().map(|m| (m.id, m.bytes.clone())).collect();
+    let mut beside: BTreeMap<Digest, Vec<Descriptor>> = BTreeMap::new();
+    for model in &models {
+        let Beside { descriptors, blobs } = attached::of(store, model)?;
+        beside.insert(model.id, descriptors);
+        small.extend(blobs);
+    }
+    let beside: Vec<Descriptor> = beside.into_values().flatten().collect();
     let mut out = Counted { out, bytes: 0 };
     write(&mut out, LAYOUT, &to_go_json(&Layout { image_layout_version: "1.0.0".to_owned() })?)?;
-    write(&mut out, INDEX, &index(&models)?)?;
+    write(&mut out, INDEX, &index(&models, beside)?)?;
     progress.begin("saving", blobs.values().map(|(_, layer)| layer.size).fold(0, u64::saturating_add));
-    let digests: BTreeSet<Digest> = blobs.keys().chain(manifests.keys()).copied().collect();
+    let digests: BTreeSet<Digest> = blobs.keys().chain(small.keys()).copied().collect();
     for digest in digests {
         let name = format!("{BLOBS}{}", digest.hex());
-        match (manifests.get(&digest), blobs.get(&digest)) {
+        match (small.get(&digest), blobs.get(&digest)) {
             (Some(bytes), _) => write(&mut out, &name, bytes)?,
             (None, Some((model, layer))) => copy(store, model, layer, &name, &mut out, progress)?,
             (None, None) => {}
@@ -57,7 +66,8 @@ pub fn save(store: &Store, names: &[Name], out: &mut dyn Write, progress: &dyn P
     Ok(Saved { models: named, bytes: out.bytes })
 }
 
-fn index(models: &[Stored]) -> Result<Vec<u8>> {
+/// The models by name, then what is attached to them.
+fn index(models: &[Stored], beside: Vec<Descriptor>) -> Result<Vec<u8>> {
     let mut manifests: Vec<Descriptor> = models
         .iter()
         .map(|model| Descriptor {
@@ -69,6 +79,7 @@ fn index(models: &[Stored]) -> Result<Vec<u8>> {
         .collect();
     manifests.sort_by(|a, b| a.annotations.cmp(&b.annotations));
     manifests.dedup_by(|a, b| a.annotations == b.annotations);
+    manifests.extend(beside);
     to_go_json(&layout::Index { schema_version: 2, media_type: MEDIA_INDEX.to_owned(), manifests })
 }
 

@@ -4,9 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::progress::Shown;
 use super::sign::within;
 use super::{Global, table, usage, write_out};
 use crate::diagnostic::{Diagnostic, Errors, Result, Severity};
+use crate::pipeline;
+use crate::prompt::Renderer;
+use crate::prompt::isolated::ChildCommand;
 use crate::signing::statement::Unsigned;
 use crate::signing::{self, PublicKey, bundle, files, stored};
 use crate::store::Name;
@@ -19,6 +23,7 @@ use crate::world::{SystemWorld, read_file};
 Examples:
   mdl verify                                     the whole store
   mdl verify story                               one model
+  mdl verify --rebuild story/ story              and that it is what its sources give
   mdl verify --key key.pub story                 and that it is signed
   mdl verify --key key.pub ./my-model            a directory, against model.sig")]
 pub(super) struct Verify {
@@ -41,6 +46,11 @@ pub(super) struct Verify {
     /// Files that were not signed do not matter
     #[arg(long, requires = "key")]
     ignore_unsigned: bool,
+
+    /// Build this Modelfile again, with nothing that an earlier build made: it must come out as its lock says, and be
+    /// what the names mean
+    #[arg(long, value_name = "PATH", conflicts_with = "key")]
+    rebuild: Option<PathBuf>,
 }
 
 impl Verify {
@@ -53,6 +63,9 @@ impl Verify {
             return self.names.iter().try_for_each(|model| self.signed(global, &key, model));
         }
         let names = self.names.iter().map(|n| Name::parse(n)).collect::<Result<Vec<_>>>()?;
+        if let Some(path) = &self.rebuild {
+            return rebuilt(global, path, &names);
+        }
         let report = global.open_store()?.verify(&names, &|_| {})?;
         write_out(&format!(
             "{} models, {} blobs, {}: {}\n",
@@ -93,4 +106,25 @@ impl Verify {
         }
         write_out(&format!("'{model}' is what was signed\n"))
     }
+}
+
+/// Builds again, and holds the models to the result.
+fn rebuilt(global: &Global, path: &Path, names: &[Name]) -> Result<()> {
+    let store = global.open_store()?;
+    let renderer = Renderer::in_children(ChildCommand::current()?);
+    let progress = Shown::new(global.progress);
+    let id = pipeline::rebuild(&SystemWorld, path, &store, &renderer, &progress)?;
+    write_out(&format!("{} gives {id} again\n", path.display()))?;
+    let mut errors = Vec::new();
+    for name in names {
+        let model = store.read(name)?;
+        match model.id == id {
+            true => write_out(&format!("'{}' is that\n", model.name))?,
+            false => errors.push(
+                Diagnostic::error(format!("`{}` is {}, which is something else", model.name, model.id))
+                    .code("not-rebuilt"),
+            ),
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Errors(errors)) }
 }

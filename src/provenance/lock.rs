@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::sources::{Named, Role, Source};
 use crate::codegen::BYTE_FORMAT;
 use crate::diagnostic::{Diagnostic, Errors, Result};
+use crate::formats::imatrix;
 use crate::ir::{ParameterValue, Prompt};
 use crate::passes::Options;
+use crate::passes::quantize::{TensorTypeRule, mixture};
 use crate::store::Digest;
 use crate::world::{World, read_file};
 
@@ -109,6 +111,41 @@ impl Lock {
             return Err(wrong(format!("its format is {}, and {FORMAT} is read", version.format)).into());
         }
         Ok(serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?)
+    }
+
+    /// Where the importance matrix is that the build was made with: in the Modelfile's directory.
+    pub fn imatrix(&self, directory: &Path) -> Option<PathBuf> {
+        let source = self.sources.iter().find(|s| s.role == Role::Imatrix.name())?;
+        Path::new(&source.value).file_name().map(|name| directory.join(name))
+    }
+
+    /// The options that the build was made with.
+    ///
+    /// # Errors
+    /// One of them is none of this version; the importance matrix cannot be read.
+    pub fn options(&self, world: &dyn World, directory: &Path) -> Result<Options> {
+        // What was quantized before was allowed to be, or there would be no lock.
+        let mut options = Options { allow_requantize: true, ..Options::default() };
+        let mut rules = BTreeMap::new();
+        for (name, value) in &self.options {
+            let unknown =
+                || Diagnostic::error(format!("{name} {value}: no option of this version")).code("bad-lock");
+            match name.as_str() {
+                "--quantize" => options.preset = Some(mixture::find(value).ok_or_else(unknown)?),
+                "--no-fuse" => options.no_fuse = true,
+                _ => {
+                    let number = name.strip_prefix("--tensor-type ").and_then(|n| n.parse::<usize>().ok());
+                    let rule = TensorTypeRule::parse(value).map_err(|_| unknown())?;
+                    rules.insert(number.ok_or_else(unknown)?, rule);
+                }
+            }
+        }
+        options.tensor_types = rules.into_values().collect();
+        if let Some(path) = self.imatrix(directory) {
+            let file = world.open(&path).map_err(|e| Diagnostic::io("read", &path, &e))?;
+            options.imatrix = Some(imatrix::read(&path, &*file)?);
+        }
+        Ok(options)
     }
 
     /// The bytes of the lock's file.

@@ -221,6 +221,32 @@ fn what_others_write_is_read() {
     assert!(place.ok(&["verify"]).contains("all as it should be"));
 }
 
+/// Signatures and provenance go where the model goes.
+#[test]
+fn what_is_kept_beside_a_model_goes_with_it() {
+    let key = |name: &str| crate::place::root("testdata/signing").join(name).display().to_string();
+    let here = Place::with_sources("LICENSE mine\n");
+    here.ok(&["build", "-q", "q8_0", "-t", "m", ".", "--provenance", "p.json"]);
+    here.ok(&["sign", "--key", &key("ed25519.pem"), "m"]);
+    here.ok(&["sign", "--key", &key("p256.pem"), "m"]);
+    here.ok(&["cp", "m", "n"]);
+    here.ok(&["save", "m", "n", "-o", "m.tar"]);
+    here.ok(&["save", "n", "m", "-o", "again.tar"]);
+    assert!(std::fs::read(here.path("m.tar")).unwrap() == std::fs::read(here.path("again.tar")).unwrap());
+    let there = Place::new();
+    std::fs::copy(here.path("m.tar"), there.path("m.tar")).unwrap();
+    assert_eq!(there.ok(&["load", "m.tar"]).lines().count(), 2);
+    for public in ["ed25519.pub", "p256.pub"] {
+        there.ok(&["verify", "--key", &key(public), "m"]);
+    }
+    there.fails(1, &["verify", "--key", &key("other.pub"), "m"]);
+    assert_eq!(there.ok(&["show", "n", "--provenance"]), here.read("p.json"));
+    assert_eq!(there.ok(&["show", "m", "--bom"]), here.read("p.bom.json"));
+    // Saved again, it is the same file.
+    there.ok(&["save", "m", "n", "-o", "third.tar"]);
+    assert!(std::fs::read(here.path("m.tar")).unwrap() == std::fs::read(there.path("third.tar")).unwrap());
+}
+
 /// An archive that went through another program.
 #[test]
 fn what_skopeo_writes_is_read() {
@@ -330,6 +356,30 @@ fn hostile_archives_are_refused() {
     parts("longer weights", &|p| p.blobs.get_mut(&hex(b"weights")).unwrap().push(0));
     parts("another size", &|p| p.change_manifest(|m| m["layers"][0]["size"] = 8.into()));
     parts("no configuration", &|p| drop(p.blobs.remove(&hex(b"{}"))));
+    let attach = |p: &mut Parts, change: &dyn Fn(&mut Value)| {
+        let subject = descriptor(DOCKER, &p.manifest);
+        let kind = "application/vnd.in-toto+json";
+        let mut manifest = json!({
+            "schemaVersion": 2, "mediaType": OCI, "artifactType": kind, "subject": subject,
+            "config": descriptor("application/vnd.oci.empty.v1+json", b"{}"),
+            "layers": [descriptor(kind, b"[]")],
+        });
+        change(&mut manifest);
+        let bytes = manifest.to_string().into_bytes();
+        p.index["manifests"].as_array_mut().unwrap().push(descriptor(OCI, &bytes));
+        p.blobs.insert(hex(&bytes), bytes);
+        p.blobs.insert(hex(b"[]"), b"[]".to_vec());
+    };
+    parts("something attached that is missing", &|p| {
+        attach(p, &|_| ());
+        p.blobs.remove(&hex(b"[]"));
+    });
+    parts("something attached of other bytes", &|p| {
+        attach(p, &|_| ());
+        p.blobs.insert(hex(b"[]"), b"{}".to_vec());
+    });
+    parts("something attached of another size", &|p| attach(p, &|m| m["layers"][0]["size"] = 3.into()));
+    parts("a subject that is none", &|p| attach(p, &|m| m["subject"] = "m".into()));
     parts("an index in an index in an index", &|p| {
         let index = "application/vnd.oci.image.index.v1+json";
         let inner =

@@ -104,6 +104,29 @@ fn shorter(text: &str) -> String {
 }
 
 #[test]
+fn a_model_is_built_again() {
+    let place = Place::with_sources("SYSTEM be brief\n");
+    place.ok(&["build", "-t", "float", "."]);
+    let text = crate::place::root("testdata/storyteller/heldout.txt").display().to_string();
+    place.ok(&["imatrix", "-f", &text, "-o", "m.gguf", "float"]);
+    let mut build = vec!["build", "-q", "q4_K_M", "--imatrix", "m.gguf", "-t", "m", "."];
+    let first = ["--tensor-type", "blk.0.attn_v=q8_0", "--tensor-type", "attn_v=q6_K"];
+    build.extend(first);
+    let id = digest(&place.ok(&[&build[..], &["--lock"]].concat()));
+    let said = place.ok(&["verify", "--rebuild", ".", "m"]);
+    assert_eq!(said, format!(". gives {id} again\n'm:latest' is that\n"));
+    let said = place.fails(1, &["verify", "--rebuild", ".", "m", "float"]);
+    assert!(said.contains("`float:latest` is sha256:") && said.contains("something else"), "{said}");
+    let lock = place.read("Modelfile.lock");
+    place.write("Modelfile.lock", &lock.replace("q4_K_M", "q5_K_M"));
+    let said = place.fails(1, &["verify", "--rebuild", ".", "m"]);
+    assert!(said.contains("another-artifact"), "{said}");
+    place.write("Modelfile.lock", &lock.replace("q4_K_M", "q9_K_M"));
+    let said = place.fails(1, &["verify", "--rebuild", ".", "m"]);
+    assert!(said.contains("no option of this version"), "{said}");
+}
+
+#[test]
 fn a_stored_model_is_locked_by_its_manifest() {
     let place = Place::with_sources("");
     place.ok(&["build", "-t", "base", "model"]);
