@@ -195,6 +195,35 @@ fn a_signature_stays_with_a_model_of_the_store() {
     assert_eq!(fs::read_dir(place.path().join("store/mdl/signatures")).unwrap().count(), 0);
 }
 
+/// What `save` wrote has the signature, for `load` and for the format's own program.
+#[test]
+fn a_signature_goes_where_the_model_goes() {
+    let place = Place::new();
+    place.build_story();
+    succeeds(&place, &["sign", "--key", &key("p256.pem"), "--signature", "story.sig", "story"]);
+    succeeds(&place, &["sign", "--key", &key("ed25519.pem"), "story"]);
+    succeeds(&place, &["save", "story", "-o", "story.tar"]);
+    let there = Place::new();
+    fs::copy(place.path().join("story.tar"), there.path().join("story.tar")).unwrap();
+    succeeds(&there, &["load", "story.tar"]);
+    for name in ["p256.pub", "ed25519.pub"] {
+        succeeds(&there, &["verify", "--key", &key(name), "story"]);
+    }
+    refuses(&there, &["verify", "--key", &key("other.pub"), "story"]);
+    succeeds(&there, &["save", "story", "-o", "again.tar"]);
+    let tar = |place: &Place, name| fs::read(place.path().join(name)).unwrap();
+    assert!(tar(&place, "story.tar") == tar(&there, "again.tar"));
+    tar::Archive::new(&*tar(&place, "story.tar")).unpack(place.path().join("layout")).unwrap();
+    succeeds(&place, &[
+        "verify", "--key", &key("p256.pub"), "--signature", "story.sig", "--ignore-unsigned", "layout",
+    ]);
+    let Some(mut python) = clients::python("model_signing") else { return };
+    python.current_dir(place.path()).args(["-m", "model_signing", "verify", "key", "layout", "--signature"]);
+    python.args(["story.sig", "--ignore_unsigned_files", "--public_key", &key("p256.pub")]);
+    let theirs = python.output().unwrap();
+    assert!(theirs.status.success(), "{}", String::from_utf8_lossy(&theirs.stderr));
+}
+
 #[test]
 fn a_server_can_ask_for_signatures() {
     let server = server::Setup::new().arguments(["--require-signature", &key("p256.pub")]).start();
