@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod terminal;
 pub mod server;
 pub mod lsp;
 pub mod doctor;

@@ -74,6 +74,44 @@ fn the_path_of_a_file_is_a_model() {
     assert_eq!(say(weights.to_str().unwrap()), say("story"));
 }
 
+/// A checkpoint runs where it is: nothing of it is added to the store.
+#[test]
+fn a_directory_is_a_model() {
+    let place = Place::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let reference = std::fs::read(root.join("storyteller/reference.json")).unwrap();
+    let reference: serde_json::Value = serde_json::from_slice(&reference).unwrap();
+    let prompt = &reference["prompts"][0];
+    let storyteller = root.join("storyteller");
+    let directory = storyteller.to_str().unwrap();
+    let arguments = [directory, "--raw", "--set", "temperature=0", "--set", "num_predict=8"];
+    let said = place.says(&[&arguments[..], &[prompt["text"].as_str().unwrap()]].concat());
+    assert!(said.trim().len() > 8, "{said}");
+    assert!(prompt["greedy_text"].as_str().unwrap().starts_with(said.trim_end()), "{said}");
+    let listed = String::from_utf8(place.mdl().arg("list").output().unwrap().stdout).unwrap();
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+}
+
+#[test]
+fn an_embedding_is_a_line_of_json() {
+    let place = Place::new();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/families/bert");
+    let model = model.to_str().unwrap();
+    let vector = |arguments: &[&str]| -> Vec<f32> {
+        serde_json::from_str(&place.says(&[&[model, "a text"], arguments].concat())).unwrap()
+    };
+    let whole = vector(&[]);
+    let short = vector(&["--dimensions", "4"]);
+    assert!(whole.len() > 4 && short.len() == 4);
+    for values in [&whole, &short] {
+        assert!((values.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-4);
+    }
+    assert!((short[0] / short[1] - whole[0] / whole[1]).abs() < 1e-3);
+    let long = "word ".repeat(2000);
+    assert_eq!(place.run(&[model, "--truncate=false", &long]).status.code(), Some(1));
+    assert_eq!(place.run(&[model, "--dimensions", "100000", "x"]).status.code(), Some(1));
+}
+
 #[test]
 fn a_prompt_comes_through_a_pipe_and_from_arguments() {
     let place = Place::new();

@@ -24,11 +24,9 @@ mod run;
 mod serve;
 mod show;
 mod sign;
-mod table;
 mod verify;
 
-use std::borrow::Cow;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -37,6 +35,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::diagnostic::{Diagnostic, Errors, Result, Severity};
 use crate::prompt::isolated;
 use crate::store::Store;
+use crate::terminal::screen::{Screen, printable, write as write_out};
+use crate::terminal::table;
 
 /// A compiler for language models: a Modelfile in, content-addressed artifacts out.
 #[derive(Parser)]
@@ -250,6 +250,15 @@ impl Global {
         }
     }
 
+    /// What standard output can do.
+    fn screen(&self) -> Screen {
+        Screen::of_stdout(match self.color {
+            Color::Always => Some(true),
+            Color::Never => Some(false),
+            Color::Auto => None,
+        })
+    }
+
     /// Prints warnings; under `deny` they are errors.
     ///
     /// # Errors
@@ -269,27 +278,6 @@ impl Global {
     /// The store; one that is not there reads as an empty one.
     fn open_store(&self) -> Result<Store> {
         Store::open(Store::locate(self.store.as_deref(), &|name| std::env::var_os(name))?)
-    }
-}
-
-/// Writes to standard output at once. A reader that has gone, as in `mdl list | head`, ends the process
-/// quietly.
-fn write_out(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let shown = if out.is_terminal() { printable(text) } else { Cow::Borrowed(text) };
-    match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(e) => Err(Diagnostic::environment(format!("cannot write to standard output: {e}")).into()),
-    }
-}
-
-/// Text for a terminal: what a model says, or a file says of itself, must not steer it.
-fn printable(text: &str) -> Cow<'_, str> {
-    let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    match text.contains(steers) {
-        true => Cow::Owned(text.replace(steers, "\u{FFFD}")),
-        false => Cow::Borrowed(text),
     }
 }
 

@@ -7,6 +7,7 @@ use clap::Args;
 use super::{Global, table, write_out};
 use crate::diagnostic::{Errors, Result};
 use crate::store::{Collected, Collection, Name};
+use crate::terminal::listing::{self, Listed};
 
 /// Lists the models of the store, the newest first.
 #[derive(Args)]
@@ -42,21 +43,8 @@ impl List {
             write_out(&format!("{}\n", serde_json::Value::Array(all)))?;
             return Ok(());
         }
-        let now = SystemTime::now();
-        let rows: Vec<Vec<String>> = entries
-            .iter()
-            .map(|e| {
-                let mark = if e.damage.is_empty() { "" } else { "  (damaged: run `mdl verify`)" };
-                vec![
-                    e.name.to_string(),
-                    e.id.map_or_else(|| "-".to_owned(), |d| d.short()),
-                    table::size(e.size),
-                    table::age(e.modified, now) + mark,
-                ]
-            })
-            .collect();
-        write_out(&format!("{}\n", table::columns(&["NAME", "ID", "SIZE", "MODIFIED"], &rows)))?;
-        Ok(())
+        let listed: Vec<Listed> = entries.iter().map(Listed::from).collect();
+        write_out(&listing::columns(&listed, SystemTime::now()))
     }
 }
 

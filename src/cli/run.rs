@@ -1,39 +1,44 @@
 //! `mdl run`.
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{Global, Interrupted, usage};
+use super::{Global, Interrupted, usage, write_out};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::ParameterValue;
 use crate::modelfile::parameters;
-use crate::pipeline::models;
 use crate::prompt::isolated::ChildCommand;
-use crate::prompt::{ChatMessage, Renderer};
-use crate::runtime::batch::{Engine, EngineOptions, normalize};
-use crate::runtime::engine::Session;
-use crate::runtime::generate::{Done, Outcome};
-use crate::runtime::loaded::Loaded;
-use crate::runtime::options::GenerateOptions;
-use crate::tokenizer::EncodeOptions;
-use crate::world::SystemWorld;
+use crate::prompt::{Renderer, Think};
+use crate::runtime::constrain::Grammar;
+use crate::runtime::generate::Done;
+use crate::server::KeepAlive;
+use crate::store;
+use crate::terminal::answers::{Answers, Embedded};
+use crate::terminal::conversation::{Conversation, needs_a_text};
+use crate::terminal::local::{Local, Setup};
+use crate::terminal::view::Look;
+use crate::world::{self, SystemWorld};
 
 /// Runs a model: one prompt from the arguments or standard input, or a conversation on a terminal.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
+  mdl run story                            a conversation; /? there says how
   mdl run story \"Once upon a time\"
-  cat question.txt | mdl run smollm2
+  cat question.txt | mdl run smollm2 \"Answer in one sentence.\"
   mdl run smollm2 --set temperature=0 --verbose \"Why is the sky blue?\"
+  mdl run qwen3 --think=high --hidethinking \"How many primes are below 100?\"
+  mdl run smollm2 --format answer.schema.json \"Name a colour.\"
   mdl run ./model.gguf \"Why is the sky blue?\"
+  mdl run ./checkpoint                     a directory with Safetensors, in place
   mdl run story --raw \"Emma was\"          no template: the model goes on with the text
   mdl run minilm \"a text\"                  a model that makes embeddings prints a vector, as JSON")]
 pub(super) struct Run {
-    /// The model: a name of the store, or the path of a GGUF file
+    /// The model: a name of the store, or the path of a GGUF file or a checkpoint's directory
     name: String,
 
     /// What to say; what is piped in comes before it
@@ -48,60 +53,98 @@ pub(super) struct Run {
     #[arg(long)]
     raw: bool,
 
+    /// What the answer must be: json, or the file of a JSON schema
+    #[arg(long, value_name = "json|FILE")]
+    format: Option<String>,
+
+    /// Think before answering: true, false, low, medium, high or max [default: as the model does]
+    #[arg(long, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    think: Option<String>,
+
+    /// Do not show what the model thinks
+    #[arg(long, visible_alias = "hide-thinking")]
+    hidethinking: bool,
+
+    /// How long a server keeps the model loaded: seconds, or a duration such as 5m
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    keepalive: Option<String>,
+
+    /// Do not wrap words at the width of the terminal
+    #[arg(long)]
+    nowordwrap: bool,
+
     /// Print counts, times and rates
     #[arg(long, short)]
     verbose: bool,
-}
 
-/// Prints the embedding of a text, of length 1, as a JSON array.
-fn embed(loaded: Loaded, options: &GenerateOptions, text: &str) -> Result<()> {
-    let context = options.context(loaded.model.spec().context_length as u64) as usize;
-    let encode = EncodeOptions { add_special: true, parse_special: false };
-    let tokens = loaded.tokenizer.encode(text, encode);
-    let engine = EngineOptions { parallel: 1, context, columns: options.num_batch.min(context), kv: None };
-    let engine = Engine::start(Arc::new(loaded), engine)?;
-    let (sender, receiver) = mpsc::channel();
-    engine.embed(tokens, Arc::default(), Box::new(move |result| drop(sender.send(result))));
-    let ended = |_| Diagnostic::environment("the engine ended without an answer");
-    let mut values = receiver.recv().map_err(ended)??.values;
-    normalize(&mut values);
-    let text: Vec<String> = values.iter().map(f32::to_string).collect();
-    let written = writeln!(std::io::stdout(), "[{}]", text.join(","));
-    written.map_err(|e| Diagnostic::environment(format!("cannot write the vector: {e}")).into())
+    /// Cut what is longer than the context; with =false it is refused [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    truncate: Option<bool>,
+
+    /// Of an embedding, only so many values
+    #[arg(long, value_name = "N")]
+    dimensions: Option<usize>,
+
+    /// Where the model must be pulled: over plain HTTP, or past a certificate that is not valid
+    #[arg(long)]
+    insecure: bool,
 }
 
 impl Run {
     pub(super) fn run(self, global: &Global) -> Result<()> {
-        let started = Instant::now();
         let prompt = self.prompt_text()?;
-        let store = global.open_store()?;
-        let module = models::open_to_run(&SystemWorld, &store, &self.name)?;
-        let mut set = module.prompt.parameters.clone();
-        for text in &self.set {
-            set.push(parameter(text)?);
+        let format = self.format.as_deref().map(format).transpose()?;
+        let think = self.think.as_deref().map(think).transpose()?;
+        let parameters = self.set.iter().map(|text| parameter(text)).collect::<Result<Vec<_>>>()?;
+        if let Some(text) = &self.keepalive {
+            KeepAlive::parse(text).map_err(|why| usage(format!("--keepalive: {why}")))?;
         }
-        let options = GenerateOptions::from_parameters(&set)?;
-        let threads = global.threads.filter(|n| *n > 0).or(options.num_thread);
-        let renderer = Renderer::in_children(ChildCommand::current()?);
-        let loaded = match self.raw {
-            true => Loaded::open(&module, threads)?.with_renderer(renderer),
-            false => Loaded::open_to_render(&module, threads, renderer)?,
+        let mut answers = self.local(global)?;
+        if answers.description()?.can("embedding") {
+            let text = prompt.ok_or_else(|| needs_a_text(&self.name))?;
+            let truncate = self.truncate.unwrap_or(true);
+            let values = answers.embed(&text, Embedded { truncate, dimensions: self.dimensions })?;
+            let texts: Vec<String> = values.iter().map(f32::to_string).collect();
+            return write_out(&format!("[{}]\n", texts.join(",")));
+        }
+        let look = Look { screen: global.screen(), wrap: !self.nowordwrap, hide_thinking: self.hidethinking };
+        let private = ["MDL_NOHISTORY", "OLLAMA_NOHISTORY"].iter().any(|name| is_set(name));
+        let history = store::data_directory(&|name| std::env::var_os(name)).map(|dir| dir.join("history"));
+        let mut conversation = Conversation {
+            answers: &mut answers,
+            look,
+            verbose: self.verbose,
+            format,
+            think,
+            truncate: self.truncate.unwrap_or(true),
+            parameters,
+            system: None,
+            messages: Vec::new(),
+            history: history.filter(|_| !private),
+            records: !private,
+            cancelled: on_interrupt()?,
+            report: &|diagnostics| global.print(diagnostics),
         };
-        global.print(loaded.tokenizer.warnings());
-        if loaded.makes_embeddings() {
-            let text = prompt.ok_or_else(|| {
-                Diagnostic::error("the model makes embeddings: it needs a text")
-                    .help(format!("mdl run {} \"a text\"", self.name))
-            })?;
-            return embed(loaded, &options, &text);
-        }
-        let mut session = loaded.session(&options)?;
-        let chat =
-            Chat { global, run: &self, loaded, options, load: started.elapsed(), cancelled: on_interrupt()? };
         match prompt {
-            Some(text) => chat.once(&mut session, &text),
-            None => chat.converse(&mut session),
+            None => conversation.converse(),
+            Some(text) => match conversation.answer_once(&text, self.raw)?.done {
+                Done::Cancelled => Err(Interrupted::error()),
+                Done::Stop | Done::Length => Ok(()),
+            },
         }
+    }
+
+    /// The model in this process.
+    fn local(&self, global: &Global) -> Result<Local> {
+        let printed = global.clone();
+        let setup = Setup {
+            store: global.open_store()?,
+            threads: global.threads.filter(|n| *n > 0),
+            renderer: Renderer::in_children(ChildCommand::current()?),
+            renders: !self.raw,
+            warn: Box::new(move |warnings| printed.print(warnings)),
+        };
+        Local::new(setup, &self.name)
     }
 
     /// What the arguments and a pipe say; none when a person is to type it.
@@ -131,6 +174,11 @@ impl Run {
     }
 }
 
+/// True of a variable that says yes.
+fn is_set(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|v| !matches!(v.trim(), "" | "0" | "false" | "False" | "FALSE" | "f" | "F"))
+}
+
 /// Reads `NAME=VALUE`.
 fn parameter(text: &str) -> Result<(String, ParameterValue)> {
     let (name, value) = text.split_once('=').ok_or_else(|| usage(format!("`{text}` is not NAME=VALUE")))?;
@@ -140,6 +188,35 @@ fn parameter(text: &str) -> Result<(String, ParameterValue)> {
         return Err(usage(format!("the parameter `{name}` must be {}", known.range_in_words())));
     }
     Ok((name.to_owned(), value))
+}
+
+/// Reads `--format`: `json`, a schema, or the file of one.
+fn format(text: &str) -> Result<Grammar> {
+    if text == "json" {
+        return Ok(Grammar::Json);
+    }
+    let (bytes, path) = match text.trim_start().starts_with('{') {
+        true => (text.as_bytes().to_vec(), None),
+        false => (world::read_file(&SystemWorld, Path::new(text), 1 << 20)?, Some(text)),
+    };
+    let wrong = |why: String| {
+        let d = Diagnostic::error(format!("--format is neither `json` nor a JSON schema: {why}"));
+        if let Some(path) = path { d.in_file(path, "") } else { d }
+    };
+    match serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))? {
+        schema @ serde_json::Value::Object(_) => Ok(Grammar::Schema(schema)),
+        _ => Err(wrong("an object is expected".to_owned()).into()),
+    }
+}
+
+/// Reads `--think`.
+fn think(text: &str) -> Result<Think> {
+    match text {
+        "true" => Ok(Think::On),
+        "false" => Ok(Think::Off),
+        "low" | "medium" | "high" | "max" => Ok(Think::Level(text.to_owned())),
+        _ => Err(usage(format!("--think: `{text}` is none of true, false, low, medium, high, max"))),
+    }
 }
 
 /// Set by the first Ctrl-C; the second ends the process.
@@ -154,108 +231,4 @@ fn on_interrupt() -> Result<Arc<AtomicBool>> {
     ctrlc::set_handler(handler)
         .map_err(|e| Diagnostic::environment(format!("cannot listen to Ctrl-C: {e}")))?;
     Ok(cancelled)
-}
-
-struct Chat<'a> {
-    global: &'a Global,
-    run: &'a Run,
-    loaded: Loaded,
-    options: GenerateOptions,
-    load: Duration,
-    cancelled: Arc<AtomicBool>,
-}
-
-impl Chat<'_> {
-    /// One prompt, one answer.
-    fn once(&self, session: &mut Session, text: &str) -> Result<()> {
-        let prompt = if self.run.raw {
-            self.loaded.tokens(text)
-        } else {
-            self.loaded.tokens(&self.loaded.render(&[ChatMessage::new("user", text)])?)
-        };
-        let mut answer = String::new();
-        let outcome = self.answer(session, &prompt, &mut answer)?;
-        if outcome.done == Done::Cancelled {
-            return Err(Interrupted::error());
-        }
-        Ok(())
-    }
-
-    /// A conversation on a terminal, until its end of input.
-    fn converse(&self, session: &mut Session) -> Result<()> {
-        let mut messages = Vec::new();
-        loop {
-            super::write_out(">>> ")?;
-            let mut line = String::new();
-            match std::io::stdin().read_line(&mut line) {
-                Ok(0) => return super::write_out("\n"),
-                Ok(_) => {}
-                Err(e) => return Err(Diagnostic::environment(format!("cannot read: {e}")).into()),
-            }
-            if line.trim().is_empty() {
-                continue;
-            }
-            if matches!(line.trim(), "/bye" | "/exit") {
-                return Ok(());
-            }
-            messages.push(ChatMessage::new("user", line.trim_end_matches(['\n', '\r'])));
-            let mut answer = String::new();
-            self.cancelled.store(false, Ordering::Relaxed);
-            let prompt = self.fitting(&mut messages, session.context());
-            match prompt.and_then(|prompt| self.answer(session, &prompt, &mut answer)) {
-                Ok(_) => messages.push(ChatMessage::new("assistant", answer)),
-                Err(errors) => {
-                    self.global.print(&errors.0);
-                    messages.pop();
-                }
-            }
-        }
-    }
-
-    /// The tokens of a conversation without the oldest messages that leave no room for an answer.
-    fn fitting(&self, messages: &mut Vec<ChatMessage>, context: usize) -> Result<Vec<u32>> {
-        loop {
-            let prompt = self.loaded.tokens(&self.loaded.render(messages)?);
-            if prompt.len() < context || messages.len() == 1 {
-                return Ok(prompt);
-            }
-            messages.remove(0);
-        }
-    }
-
-    fn answer(&self, session: &mut Session, prompt: &[u32], answer: &mut String) -> Result<Outcome> {
-        let outcome = self.loaded.generate(session, prompt, &self.options, &self.cancelled, &mut |text| {
-            answer.push_str(text);
-            super::write_out(text)
-        });
-        super::write_out("\n")?;
-        let outcome = outcome?;
-        if self.run.verbose {
-            self.report(&outcome);
-        }
-        Ok(outcome)
-    }
-
-    /// Counts, times and rates, as Ollama prints them.
-    fn report(&self, outcome: &Outcome) {
-        let stats = &outcome.stats;
-        let rate = |count: usize, time: Duration| count as f64 / time.as_secs_f64().max(1e-9);
-        let total = self.load + stats.prompt_eval_duration + stats.eval_duration;
-        let lines = [
-            ("total duration:", format!("{total:.3?}")),
-            ("load duration:", format!("{:.3?}", self.load)),
-            ("prompt eval count:", format!("{} token(s)", stats.prompt_eval_count)),
-            ("prompt eval duration:", format!("{:.3?}", stats.prompt_eval_duration)),
-            (
-                "prompt eval rate:",
-                format!("{:.2} tokens/s", rate(stats.prompt_eval_count, stats.prompt_eval_duration)),
-            ),
-            ("eval count:", format!("{} token(s)", stats.eval_count)),
-            ("eval duration:", format!("{:.3?}", stats.eval_duration)),
-            ("eval rate:", format!("{:.2} tokens/s", rate(stats.eval_count, stats.eval_duration))),
-        ];
-        for (name, value) in lines {
-            let _ = writeln!(std::io::stderr(), "{name:<22}{value}");
-        }
-    }
 }

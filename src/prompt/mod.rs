@@ -6,6 +6,7 @@
 //! [`isolated`].
 
 pub mod agreement;
+mod capabilities;
 mod chat;
 pub mod check;
 mod go;
@@ -23,6 +24,7 @@ mod python;
 mod thread;
 mod tojson;
 
+pub use capabilities::{capabilities, template_text};
 pub use chat::{ChatMessage, ChatRequest, SpecialTokens, Template, Think, ToolCall, conversation};
 pub use go::GoTemplate;
 pub use isolated::Renderer;

@@ -13,6 +13,7 @@
 //! | [`kv`] | the shape of the KV cache |
 //! | [`sampler`] | chooses tokens, finds stop texts |
 //! | [`options`] | what PARAMETER says about a generation |
+//! | [`answer`] | a conversation made ready for a model: rendered, fitted into the context |
 //! | [`stored`], [`loaded`] | a model of the store, opened and ready to answer |
 //! | [`engine`] | [`Model`](engine::Model) and [`Session`](engine::Session) |
 //! | [`generate`] | the loop from prompt to tokens |
@@ -23,6 +24,7 @@
 //! | [`perplexity`] | how well a model predicts a text |
 //! | [`divergence`] | how far a model's predictions are from those of its source |
 
+pub mod answer;
 pub mod loaded;
 pub mod stored;
 pub mod options;

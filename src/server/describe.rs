@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::diagnostic::Result;
 use crate::ir::{Array, Module, Prompt, Value};
 use crate::passes::{package, resolve};
-use crate::prompt::{self, Template};
+use crate::prompt::{capabilities, template_text};
 use crate::store::{Digest, Store, Stored};
 use crate::world::SystemWorld;
 
@@ -120,8 +120,8 @@ fn describe(store: &Store, model: &Stored) -> Result<Description> {
         quantization,
         context_length: number("context_length"),
         embedding_length: number("embedding_length"),
-        capabilities: capabilities(&module, &architecture),
-        template: template(&module).to_owned(),
+        capabilities: capabilities(&module),
+        template: template_text(&module).to_owned(),
         metadata: metadata(&module, false),
         tensors: tensors.collect(),
         family: architecture,
@@ -135,28 +135,6 @@ fn describe(store: &Store, model: &Stored) -> Result<Description> {
 /// A blob is missing or malformed.
 pub fn full_metadata(store: &Store, model: &Stored) -> Result<Map<String, Json>> {
     Ok(metadata(&resolve::open_stored(&SystemWorld, store, model)?, true))
-}
-
-fn template(module: &Module) -> &str {
-    let own = module.prompt.template.as_deref();
-    own.or_else(|| module.metadata.str("tokenizer.chat_template")).unwrap_or("")
-}
-
-fn capabilities(module: &Module, architecture: &str) -> Vec<&'static str> {
-    let pools = module.metadata.get(&format!("{architecture}.pooling_type")).is_some();
-    if pools || module.metadata.bool(&format!("{architecture}.attention.causal")) == Some(false) {
-        return vec!["embedding"];
-    }
-    let mut all = vec!["completion"];
-    let chat_template = module.metadata.str("tokenizer.chat_template");
-    let own = module.prompt.template.as_deref();
-    // A template that cannot be read offers nothing; to load the model says why.
-    if let Ok(template) = Template::choose(own, chat_template, prompt::Limits::default()) {
-        all.extend(template.supports_tools().then_some("tools"));
-        all.extend(template.supports_infill().then_some("insert"));
-        all.extend(template.output_syntax().thinking.is_some().then_some("thinking"));
-    }
-    all
 }
 
 /// What Ollama tells as `model_info`: all but the name and the template, which are told elsewhere.
@@ -230,16 +208,5 @@ mod tests {
             json!({"a": [], "b": ["x"], "c": null, "general.parameter_count": 0})
         );
         assert_eq!(metadata(&module, true)["a"], json!([1, 2, 3, 4, 5, 6]));
-    }
-
-    #[test]
-    fn a_model_embeds_or_completes() {
-        let mut module = Module::default();
-        assert_eq!(capabilities(&module, "llama"), ["completion"]);
-        module.prompt.template =
-            Some("{{ if .Suffix }}{{ end }}{{ range .Tools }}{{ . }}{{ end }}".to_owned());
-        assert_eq!(capabilities(&module, "llama"), ["completion", "tools", "insert"]);
-        module.metadata.set("llama.pooling_type", Value::U32(1));
-        assert_eq!(capabilities(&module, "llama"), ["embedding"]);
     }
 }

@@ -48,6 +48,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::diagnostic::{Diagnostic, Result};
 use crate::store::Store;
+pub use scheduler::KeepAlive;
+
 use app::App;
 use config::Config;
 

@@ -38,7 +38,7 @@ impl Store {
         if let Some(path) = set("MDL_MODELS") {
             return Ok(path);
         }
-        data_directory(PLATFORM, &set).map(|dir| dir.join("models")).ok_or_else(|| {
+        data_directory_of(PLATFORM, &set).map(|dir| dir.join("models")).ok_or_else(|| {
             Diagnostic::usage("there is no home directory to keep the store in")
                 .code("no-store")
                 .help("name a directory with --store or MDL_MODELS")
@@ -47,7 +47,12 @@ impl Store {
     }
 }
 
-fn data_directory(platform: Platform, set: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+/// The platform's directory for this program's data; none where there is no home directory.
+pub fn data_directory(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    data_directory_of(PLATFORM, &|name| env(name).filter(|v| !v.is_empty()).map(PathBuf::from))
+}
+
+fn data_directory_of(platform: Platform, set: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     match platform {
         // The specification tells to ignore a relative path.
         Platform::Xdg => set("XDG_DATA_HOME")
@@ -66,7 +71,7 @@ mod tests {
     use super::*;
 
     fn find(platform: Platform, variables: &[(&str, &str)]) -> Option<PathBuf> {
-        data_directory(platform, &|name| {
+        data_directory_of(platform, &|name| {
             variables.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v))
         })
     }

@@ -49,6 +49,7 @@ pub use digest::{Digest, HashingWriter};
 pub use gc::{Collected, Collection};
 pub use json::to_go_json;
 pub use list::Entry;
+pub use locate::data_directory;
 pub use manifest::{Layer, MANIFEST_LIMIT, Manifest, media};
 pub use name::Name;
 pub use publish::{Published, Writer};

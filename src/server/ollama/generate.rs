@@ -168,7 +168,7 @@ pub async fn generate(
         };
         return Ok(axum::Json(rendered).into_response());
     }
-    head.prompt = (!raw).then(|| prepared.tokens.clone());
+    head.prompt = (!raw).then(|| prepared.ready.tokens.clone());
     let answer = prepared.start(&app).await?;
     match streams {
         true => ndjson::respond(head.lines(answer)).await,

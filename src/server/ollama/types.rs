@@ -154,7 +154,7 @@ pub struct DebugInfo {
 impl DebugInfo {
     /// Of a job that is not started.
     pub fn of(prepared: &Prepared) -> DebugInfo {
-        DebugInfo { rendered_template: prepared.text.clone(), image_count: None }
+        DebugInfo { rendered_template: prepared.ready.text.clone(), image_count: None }
     }
 }
 

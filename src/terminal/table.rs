@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 /// Bytes in decimal units, as disks are sold: `4.7 GB`.
-pub(super) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -19,7 +19,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// How long ago: `2 days ago`.
-pub(super) fn age(then: SystemTime, now: SystemTime) -> String {
+pub fn age(then: SystemTime, now: SystemTime) -> String {
     const STEPS: [(u64, &str); 6] = [
         (365 * 86_400, "year"),
         (30 * 86_400, "month"),
@@ -39,7 +39,7 @@ pub(super) fn age(then: SystemTime, now: SystemTime) -> String {
 }
 
 /// Rows of text in columns, without borders.
-pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
+pub fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header.to_vec());
