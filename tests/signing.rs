@@ -214,9 +214,10 @@ fn a_signature_goes_where_the_model_goes() {
     let tar = |place: &Place, name| fs::read(place.path().join(name)).unwrap();
     assert!(tar(&place, "story.tar") == tar(&there, "again.tar"));
     tar::Archive::new(&*tar(&place, "story.tar")).unpack(place.path().join("layout")).unwrap();
-    succeeds(&place, &[
-        "verify", "--key", &key("p256.pub"), "--signature", "story.sig", "--ignore-unsigned", "layout",
-    ]);
+    succeeds(
+        &place,
+        &["verify", "--key", &key("p256.pub"), "--signature", "story.sig", "--ignore-unsigned", "layout"],
+    );
     let Some(mut python) = clients::python("model_signing") else { return };
     python.current_dir(place.path()).args(["-m", "model_signing", "verify", "key", "layout", "--signature"]);
     python.args(["story.sig", "--ignore_unsigned_files", "--public_key", &key("p256.pub")]);

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{Descriptor, MEDIA_MANIFEST};
 use super::tar::refused;
-use crate::diagnostic::Result;
+use crate::diagnostic::{Diagnostic, Result};
+use crate::signing::{PublicKey, stored};
 use crate::store::{Digest, Document, Store, Stored, Writer, to_go_json};
 
 /// What may be attached, by its type.
@@ -114,6 +115,32 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Option<Attachment>>> {
     let kind = KINDS.iter().find(|(name, _)| name == media_type).map(|(_, kind)| *kind);
     let layer = layer.clone();
     Ok(Some(kind.map(|kind| Attachment { subject: attached.subject.digest, layer, kind })))
+}
+
+/// Fails where no signature, of the archive or of the store, is of this model and by one of these keys. That its blobs have
+/// their digests was checked before.
+pub(super) fn require_signature(
+    store: &Store,
+    model: &Stored,
+    attached: &[(Attachment, Vec<u8>)],
+    keys: &[PublicKey],
+) -> Result<()> {
+    let brought = attached.iter().filter(|(a, _)| a.kind == Kind::Signature && a.subject == model.id);
+    let kept = store.signatures(&model.id)?;
+    let signatures: Vec<&[u8]> =
+        brought.map(|(_, bytes)| bytes.as_slice()).chain(kept.iter().map(Vec::as_slice)).collect();
+    let signed = |key: &PublicKey| signatures.iter().any(|bytes| stored::covers(model, key, bytes).is_ok());
+    if keys.iter().any(signed) {
+        return Ok(());
+    }
+    let why = match signatures.len() {
+        0 => "it has no signature".to_owned(),
+        n => format!("its signatures ({n}) are by other keys, or of something else"),
+    };
+    Err(Diagnostic::error(format!("`{}` is not signed with a key that is required: {why}", model.name))
+        .code("not-signed")
+        .help("nothing was loaded")
+        .into())
 }
 
 /// Keeps what was attached to models that are about to be published. Documents that are here already stay: they are of a

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::attached::{self, Attachment};
 use super::layout::{
@@ -12,7 +13,8 @@ use super::layout::{
 use super::tar::{self, refused};
 use crate::codegen::Progress;
 use crate::diagnostic::{Diagnostic, Errors, Location, Result};
-use crate::store::{Digest, Layer, MANIFEST_LIMIT, Manifest, Name, Published, Store, media};
+use crate::signing::PublicKey;
+use crate::store::{Digest, Layer, MANIFEST_LIMIT, Manifest, Name, Published, Store, Stored, media};
 use crate::world::{File, World};
 
 /// Bytes hashed or copied at a time.
@@ -30,21 +32,29 @@ pub struct Loaded {
     pub id: Digest,
 }
 
-/// Reads every model of an archive into the store. `name` is what to call the one that has no name, or another than
-/// is meant.
+/// What is asked of an archive.
+#[derive(Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// What to call the one model that is in it.
+    pub name: Option<&'a Name>,
+    /// Each model must be signed with one of these, if there are any.
+    pub keys: &'a [PublicKey],
+}
+
+/// Reads every model of an archive into the store.
 ///
 /// # Errors
-/// It is no such archive; a digest or a size is not what it should be; something is in it that is no model. The store
-/// has the models that it had, then.
+/// It is no such archive; a digest or a size is not what it should be; something is in it that is no model, or not signed
+/// as it must be. The store has the models that it had, then.
 pub fn load(
     world: &dyn World,
     path: &Path,
     store: &Store,
-    name: Option<&Name>,
+    wanted: Wanted<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Loaded>> {
     let file = world.open(path).map_err(|e| Diagnostic::io("read", path, &e))?;
-    read(&*file, store, name, progress).map_err(|Errors(mut all)| {
+    read(&*file, store, wanted, progress).map_err(|Errors(mut all)| {
         for d in all.iter_mut().filter(|d| d.code == "bad-archive" && d.location.is_none()) {
             d.location = Some(Location::File { path: path.to_owned(), place: None });
         }
@@ -59,7 +69,8 @@ struct Model {
     manifest: Manifest,
 }
 
-fn read(file: &dyn File, store: &Store, name: Option<&Name>, progress: &dyn Progress) -> Result<Vec<Loaded>> {
+fn read(file: &dyn File, store: &Store, wanted: Wanted<'_>, progress: &dyn Progress) -> Result<Vec<Loaded>> {
+    let Wanted { name, keys } = wanted;
     let archive = Archive { files: tar::files(file)?, file };
     let layout: Layout = archive.json(LAYOUT)?;
     if !layout.image_layout_version.starts_with("1.") {
@@ -99,6 +110,11 @@ fn read(file: &dyn File, store: &Store, name: Option<&Name>, progress: &dyn Prog
         archive.check(digest, progress)?;
     }
     progress.end();
+    if !keys.is_empty() {
+        models
+            .iter()
+            .try_for_each(|model| attached::require_signature(store, &model.stored(), &attached, keys))?;
+    }
     let writer = store.writer()?;
     progress.begin("loading", total);
     for (digest, size) in &layers {
@@ -126,6 +142,20 @@ fn read(file: &dyn File, store: &Store, name: Option<&Name>, progress: &dyn Prog
     let replaced: Vec<Digest> = published.iter().flat_map(|p| p.replaced.clone()).collect();
     store.prune(&replaced)?;
     Ok(published.into_iter().map(|p| Loaded { name: p.name, id: p.id }).collect())
+}
+
+impl Model {
+    /// The model as the store would give it.
+    fn stored(&self) -> Stored {
+        Stored {
+            name: self.name.clone(),
+            id: Digest::of(&self.bytes),
+            manifest: self.manifest.clone(),
+            bytes: self.bytes.clone(),
+            path: PathBuf::new(),
+            modified: SystemTime::UNIX_EPOCH,
+        }
+    }
 }
 
 /// What an archive has.

@@ -15,5 +15,5 @@ mod load;
 mod save;
 mod tar;
 
-pub use load::{Loaded, load};
+pub use load::{Loaded, Wanted, load};
 pub use save::{Saved, save};

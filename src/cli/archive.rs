@@ -6,9 +6,10 @@ use clap::Args;
 
 use super::progress::Shown;
 use super::{Global, table, write_out};
-use crate::archive;
+use crate::archive::{self, Wanted};
 use crate::diagnostic::Result;
 use crate::pipeline;
+use crate::signing::PublicKey;
 use crate::store::Name;
 use crate::world::SystemWorld;
 
@@ -49,7 +50,8 @@ impl Save {
 #[command(after_help = "\
 Examples:
   mdl load story.tar
-  mdl load story.tar -t mine:v2          under another name")]
+  mdl load story.tar -t mine:v2          under another name
+  mdl load --require-signature key.pub story.tar")]
 pub(super) struct Load {
     /// The file
     #[arg(value_name = "FILE")]
@@ -58,14 +60,21 @@ pub(super) struct Load {
     /// What to call the model, if there is one
     #[arg(short = 't', long = "tag", value_name = "NAME[:TAG]")]
     tag: Option<String>,
+
+    /// Load no model that was not signed with this public key; may be repeated: any of them will do
+    #[arg(long, value_name = "FILE")]
+    require_signature: Vec<PathBuf>,
 }
 
 impl Load {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let name = self.tag.as_deref().map(Name::parse).transpose()?;
+        let keys =
+            self.require_signature.iter().map(|file| PublicKey::read(file)).collect::<Result<Vec<_>>>()?;
+        let wanted = Wanted { name: name.as_ref(), keys: &keys };
         let store = global.open_store()?;
         let progress = Shown::new(global.progress);
-        for loaded in archive::load(&SystemWorld, &self.path, &store, name.as_ref(), &progress)? {
+        for loaded in archive::load(&SystemWorld, &self.path, &store, wanted, &progress)? {
             write_out(&format!("loaded '{}' {}\n", loaded.name, loaded.id))?;
         }
         Ok(())

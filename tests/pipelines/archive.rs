@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sha2::Digest as _;
 use tar::{EntryType, Header};
 
-use crate::place::{Place, digest, snapshot};
+use crate::place::{Place, copy, digest, snapshot};
 
 fn hex(bytes: &[u8]) -> String {
     sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
@@ -226,7 +226,7 @@ fn what_others_write_is_read() {
 fn what_is_kept_beside_a_model_goes_with_it() {
     let key = |name: &str| crate::place::root("testdata/signing").join(name).display().to_string();
     let here = Place::with_sources("LICENSE mine\n");
-    here.ok(&["build", "-q", "q8_0", "-t", "m", ".", "--provenance", "p.json"]);
+    let id = digest(&here.ok(&["build", "-q", "q8_0", "-t", "m", ".", "--provenance", "p.json"]));
     here.ok(&["sign", "--key", &key("ed25519.pem"), "m"]);
     here.ok(&["sign", "--key", &key("p256.pem"), "m"]);
     here.ok(&["cp", "m", "n"]);
@@ -235,13 +235,35 @@ fn what_is_kept_beside_a_model_goes_with_it() {
     assert!(std::fs::read(here.path("m.tar")).unwrap() == std::fs::read(here.path("again.tar")).unwrap());
     let there = Place::new();
     std::fs::copy(here.path("m.tar"), there.path("m.tar")).unwrap();
-    assert_eq!(there.ok(&["load", "m.tar"]).lines().count(), 2);
+    let said = there.fails(1, &["load", "--require-signature", &key("other.pub"), "m.tar"]);
+    assert!(
+        said.contains("`m:latest` is not signed with a key that is required: its signatures (2)"),
+        "{said}"
+    );
+    assert!(!there.path("store").exists(), "nothing was written");
+    let keys = ["--require-signature", &key("other.pub"), "--require-signature", &key("p256.pub")];
+    assert_eq!(there.ok(&[&["load", "m.tar"], &keys[..]].concat()).lines().count(), 2);
     for public in ["ed25519.pub", "p256.pub"] {
         there.ok(&["verify", "--key", &key(public), "m"]);
     }
     there.fails(1, &["verify", "--key", &key("other.pub"), "m"]);
     assert_eq!(there.ok(&["show", "n", "--provenance"]), here.read("p.json"));
     assert_eq!(there.ok(&["show", "m", "--bom"]), here.read("p.bom.json"));
+    // A signature of another model is none of this one.
+    here.write("other/Modelfile", "FROM m\nSYSTEM x\n");
+    let other = digest(&here.ok(&["build", "-t", "other", "other"]));
+    let signatures = here.path("store/mdl/signatures");
+    let of_other = signatures.join(&other[7..]);
+    copy(&signatures.join(&id[7..]), &of_other);
+    here.ok(&["save", "m", "other", "-o", "other.tar"]);
+    let said = there.fails(
+        1,
+        &["load", "--require-signature", &key("p256.pub"), &here.path("other.tar").display().to_string()],
+    );
+    assert!(
+        said.contains("`other:latest` is not signed with a key that is required: its signatures (2)"),
+        "{said}"
+    );
     // Saved again, it is the same file.
     there.ok(&["save", "m", "n", "-o", "third.tar"]);
     assert!(std::fs::read(here.path("m.tar")).unwrap() == std::fs::read(there.path("third.tar")).unwrap());
