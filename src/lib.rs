@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod pipeline;
 pub mod runtime;
 pub mod prompt;
+pub mod registry;
 pub mod provenance;
 pub mod archive;
 pub mod bucket;

@@ -19,11 +19,14 @@ mod man;
 mod models;
 mod origin;
 mod progress;
+mod pull;
+mod push;
 pub mod report;
 mod run;
 mod serve;
 mod show;
 mod sign;
+mod transfer;
 mod verify;
 
 use std::io::IsTerminal as _;
@@ -136,6 +139,10 @@ enum Command {
     Bench(bench::Bench),
     /// Compute an importance matrix from a text
     Imatrix(imatrix::Imatrix),
+    /// Bring a model from a registry
+    Pull(pull::Pull),
+    /// Bring a model to a registry
+    Push(push::Push),
     /// List the models of the store
     #[command(visible_alias = "ls")]
     List(models::List),
@@ -204,6 +211,8 @@ pub fn main() -> ExitCode {
         Command::Eval(c) => c.run(&global),
         Command::Bench(c) => c.run(&global),
         Command::Imatrix(c) => c.run(&global),
+        Command::Pull(c) => c.run(&global),
+        Command::Push(c) => c.run(&global),
         Command::List(c) => c.run(&global),
         Command::Cp(c) => c.run(&global),
         Command::Rm(c) => c.run(&global),

@@ -97,7 +97,7 @@ impl ConfigV2 {
         // Serde would take an array for the fields in their order.
         let object = bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
         let why = match serde_json::from_slice(bytes) {
-            Ok(config) if object => return Ok(config),
+            Ok(config) if object => return Ok(of_modelpack(bytes).unwrap_or(config)),
             Ok(_) => "it is not an object".to_owned(),
             Err(e) => e.to_string(),
         };
@@ -111,6 +111,22 @@ impl ConfigV2 {
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         to_go_json(self)
     }
+}
+
+/// A configuration of the CNCF model specification, as far as it says the same; `None` where it is none.
+fn of_modelpack(bytes: &[u8]) -> Option<ConfigV2> {
+    let json: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    json.get("modelfs")?;
+    let text = |part: &str, name: &str| {
+        json.get(part).and_then(|p| p.get(name)?.as_str()).unwrap_or_default().to_owned()
+    };
+    Some(ConfigV2 {
+        model_format: text("config", "format"),
+        model_family: text("descriptor", "family"),
+        model_type: text("config", "paramSize"),
+        file_type: text("config", "quantization"),
+        ..ConfigV2::default()
+    })
 }
 
 fn zero(number: &i64) -> bool {

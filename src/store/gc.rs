@@ -72,6 +72,9 @@ impl Store {
             collected.temporary += files;
             collected.bytes += bytes;
         }
+        let (files, bytes) = self.remove_partials(how.grace, how.dry_run)?;
+        collected.temporary += files;
+        collected.bytes += bytes;
         if let Some(needed) = self.needed(&mut collected.warnings)? {
             let now = SystemTime::now();
             // A time in the future is a clock that was set back: the blob may be young.

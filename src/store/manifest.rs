@@ -68,7 +68,7 @@ impl Layer {
 pub struct Manifest {
     schema_version: u32,
     /// Left out by some, since whoever refers to it says it too.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     media_type: String,
     /// The blob of the [`ConfigV2`](super::ConfigV2). Some registries serve models without one.
     #[serde(with = "optional_layer", default)]
@@ -84,7 +84,7 @@ impl Manifest {
         Manifest { schema_version: 2, media_type: media::MANIFEST.to_owned(), config: Some(config), layers }
     }
 
-    /// Reads a manifest.
+    /// Reads a manifest. Layers of other programs' media types get those of their roles.
     ///
     /// # Errors
     /// It is no JSON, lacks a field, has one of a wrong type, a size that is negative or over
@@ -95,11 +95,17 @@ impl Manifest {
         if bytes.len() as u64 > MANIFEST_LIMIT {
             return Err(invalid(format!("it has more than {MANIFEST_LIMIT} bytes")).into());
         }
-        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| invalid(e.to_string()))?;
+        let mut manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| invalid(e.to_string()))?;
         if manifest.schema_version != 2 {
             return Err(invalid(format!("its schemaVersion is {}, not 2", manifest.schema_version)).into());
         }
+        super::roles::assign(&mut manifest, bytes);
         Ok(manifest)
+    }
+
+    /// What it says that it is; empty where it does not say.
+    pub fn media_type(&self) -> &str {
+        &self.media_type
     }
 
     /// The bytes of the manifest's file. Their digest is the model's identity.

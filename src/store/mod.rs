@@ -5,7 +5,8 @@
 //! ```text
 //! <root>/blobs/sha256-<64 hex>                      a layer or a configuration, named by its digest
 //! <root>/manifests/<host>/<namespace>/<model>/<tag> which blobs a model is made of
-//! <root>/mdl/                                       ours alone: locks, the build cache, signatures, provenance
+//! <root>/blobs/sha256-<64 hex>-mdl-partial          a blob that is being downloaded
+//! <root>/mdl/                                       ours alone: locks, the build cache, signatures, provenance, downloads
 //! ```
 //!
 //! What is promised, and by which file:
@@ -31,9 +32,11 @@ mod locate;
 mod lock;
 mod manifest;
 mod name;
+mod partial;
 mod publish;
 mod read;
 mod remove;
+mod roles;
 mod signatures;
 mod temp;
 mod usage;
@@ -52,9 +55,11 @@ pub use list::Entry;
 pub use locate::data_directory;
 pub use manifest::{Layer, MANIFEST_LIMIT, Manifest, media};
 pub use name::Name;
+pub use partial::Partial;
 pub use publish::{Published, Writer};
 pub use read::Stored;
 pub use remove::Removed;
+pub use roles::{TITLE, file_of, modelpack};
 pub use usage::{ModelUsage, Usage};
 pub use verify::{Progress, Report};
 

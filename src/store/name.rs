@@ -1,4 +1,10 @@
 //! Names of models: `host/namespace/model:tag`, most of which is usually left out.
+//!
+//! Two things go beyond Ollama's names, and have a place in its tree of manifests all the same:
+//! - `model@sha256:<64 hex>` is one certain manifest. It has the tag `sha256-<64 hex>`; a tag before the `@` says
+//!   nothing more.
+//! - Registries of container images have longer paths: `host/a/b/model`. The namespace is `a/b`, and its directory
+//!   `a_-_b`; a dot is `_--_`. No path of such a registry has these in it.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -6,6 +12,7 @@ use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::Digest;
 use crate::diagnostic::{Diagnostic, Errors};
 
 const DEFAULT_HOST: &str = "registry.ollama.ai";
@@ -35,6 +42,8 @@ struct Part {
 
 const HOST: Part = Part { what: "host", longest: 350, also: b".:" };
 const NAMESPACE: Part = Part { what: "namespace", longest: 80, also: b"" };
+/// A part of a namespace elsewhere than at Ollama's registry.
+const PATH: Part = Part { what: "namespace", longest: 128, also: b"." };
 const MODEL: Part = Part { what: "model", longest: 80, also: b"." };
 const TAG: Part = Part { what: "tag", longest: 80, also: b"." };
 
@@ -66,37 +75,76 @@ impl Name {
     /// # Errors
     /// A part is empty, too long or has a character that it may not have.
     pub fn parse(text: &str) -> Result<Name, Errors> {
-        let (rest, tag) = match text.rsplit_once(':') {
+        let (rest, digest) = match text.rsplit_once('@') {
+            Some((rest, digest)) => {
+                let colon = digest.starts_with("sha256:");
+                let digest = digest.parse::<Digest>().ok().filter(|_| colon);
+                let why = "what follows the `@` is not `sha256:` and 64 hexadecimal digits";
+                (rest, Some(digest.ok_or_else(|| invalid(text, why))?))
+            }
+            None => (text, None),
+        };
+        let (rest, tag) = match rest.rsplit_once(':') {
             // After the last `/`, a colon begins the tag; before, it belongs to host or scheme.
             Some((rest, tag)) if !tag.contains('/') => (rest, tag),
-            _ => (text, DEFAULT_TAG),
+            _ => (rest, DEFAULT_TAG),
         };
         let (rest, model) = rest.rsplit_once('/').map_or((None, rest), |(r, m)| (Some(r), m));
-        let (rest, namespace) = match rest {
-            Some(rest) => rest.rsplit_once('/').map_or((None, rest), |(r, n)| (Some(r), n)),
-            None => (None, DEFAULT_NAMESPACE),
-        };
-        let (scheme, host) = match rest {
-            Some(rest) => rest.split_once("://").map_or((None, rest), |(s, h)| (Some(s), h)),
-            None => (None, DEFAULT_HOST),
+        let (scheme, rest) = match rest.and_then(|r| r.split_once("://")) {
+            Some((scheme, rest)) => (Some(scheme), Some(rest)),
+            None => (None, rest),
         };
         if let Some(scheme) = scheme.filter(|s| !matches!(*s, "http" | "https")) {
             return Err(invalid(text, &format!("the scheme {} is neither http nor https", quoted(scheme))));
         }
-        let name = Name::from_parts(host, namespace, model, tag).map_err(|why| invalid(text, &why))?;
-        Ok(Name { scheme: scheme.map(str::to_owned), ..name })
+        let (host, namespace) = match rest.map(|r| (r, r.split_once('/'))) {
+            None => (DEFAULT_HOST, DEFAULT_NAMESPACE),
+            Some((_, Some((host, namespace)))) => (host, namespace),
+            Some((_, None)) if scheme.is_some() => {
+                return Err(invalid(text, "after a scheme there must be a host and a namespace"));
+            }
+            Some((namespace, None)) => (DEFAULT_HOST, namespace),
+        };
+        // `models/a/b/c` is more likely a path than a registry.
+        if namespace.contains('/') && !host.contains(['.', ':']) && host != "localhost" {
+            return Err(invalid(
+                text,
+                "it has more parts than a name, and the first is not a registry's host",
+            ));
+        }
+        let refuse = |why: String| invalid(text, &why);
+        // The tag before a digest says nothing, but must be one.
+        let name = Name::from_parts(host, namespace, model, tag).map_err(refuse)?;
+        let tag = digest.map_or(name.tag, |d| d.file_name());
+        Ok(Name { scheme: scheme.map(str::to_owned), tag, ..name })
     }
 
-    /// The name of these parts, or why there is none.
+    /// The name of these parts, or why there is none. The namespace may be a directory's name.
     pub(super) fn from_parts(host: &str, namespace: &str, model: &str, tag: &str) -> Result<Name, String> {
         // In the order in which a reader finds the fault most telling.
-        for (part, text) in [(MODEL, model), (TAG, tag), (NAMESPACE, namespace), (HOST, host)] {
+        for (part, text) in [(MODEL, model), (TAG, tag)] {
             if let Some(why) = part.refuse(text) {
                 return Err(why);
             }
         }
-        let [host, namespace, model, tag] = [host, namespace, model, tag].map(str::to_owned);
+        let namespace = namespace.replace("_--_", ".").replace("_-_", "/");
+        let part = if host.eq_ignore_ascii_case(DEFAULT_HOST) { NAMESPACE } else { PATH };
+        if let Some(why) = namespace.split('/').find_map(|text| part.refuse(text)) {
+            return Err(why);
+        }
+        if directory(&namespace).len() > 255 {
+            return Err("the namespace is too long".to_owned());
+        }
+        if let Some(why) = HOST.refuse(host) {
+            return Err(why);
+        }
+        let [host, model, tag] = [host, model, tag].map(str::to_owned);
         Ok(Name { scheme: None, host, namespace, model, tag })
+    }
+
+    /// The manifest that the name is bound to, where it names one by its digest.
+    pub fn digest(&self) -> Option<Digest> {
+        Digest::of_file_name(&self.tag)
     }
 
     /// `http` or `https` where the text had it.
@@ -109,7 +157,7 @@ impl Name {
         &self.host
     }
 
-    /// Whose model it is.
+    /// Whose model it is; at registries of container images, all that is between host and model.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
@@ -126,7 +174,12 @@ impl Name {
 
     /// All four parts, whether they are the default's or not.
     pub fn full(&self) -> String {
-        format!("{}/{}/{}:{}", self.host, self.namespace, self.model, self.tag)
+        format!("{}/{}/{}{}", self.host, self.namespace, self.model, self.version())
+    }
+
+    /// `:tag`, or `@` and the digest.
+    fn version(&self) -> String {
+        self.digest().map_or_else(|| format!(":{}", self.tag), |digest| format!("@{digest}"))
     }
 
     /// The manifest's place below `manifests`.
@@ -134,9 +187,9 @@ impl Name {
         self.parts().into_iter().collect()
     }
 
-    /// Host, namespace, model, tag.
-    pub(super) fn parts(&self) -> [&str; 4] {
-        [&self.host, &self.namespace, &self.model, &self.tag]
+    /// Host, namespace, model and tag, as the directories and the file are called.
+    pub(super) fn parts(&self) -> [String; 4] {
+        [self.host.clone(), directory(&self.namespace), self.model.clone(), self.tag.clone()]
     }
 
     /// Whether only the tag tells the two apart, if anything.
@@ -146,20 +199,26 @@ impl Name {
     }
 
     fn folded(&self) -> impl Iterator<Item = u8> + '_ {
-        self.parts().into_iter().flat_map(|p| p.bytes().chain([0])).map(|b| b.to_ascii_lowercase())
+        let parts = [&self.host, &self.namespace, &self.model, &self.tag];
+        parts.into_iter().flat_map(|p| p.bytes().chain([0])).map(|b| b.to_ascii_lowercase())
     }
+}
+
+/// The one directory of a namespace.
+fn directory(namespace: &str) -> String {
+    namespace.replace('/', "_-_").replace('.', "_--_")
 }
 
 /// The shortest form that reads back as the same name: without the default host and namespace,
 /// always with the tag.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.host.eq_ignore_ascii_case(DEFAULT_HOST) {
+        if !self.host.eq_ignore_ascii_case(DEFAULT_HOST) || self.namespace.contains('/') {
             write!(f, "{}/{}/", self.host, self.namespace)?;
         } else if !self.namespace.eq_ignore_ascii_case(DEFAULT_NAMESPACE) {
             write!(f, "{}/", self.namespace)?;
         }
-        write!(f, "{}:{}", self.model, self.tag)
+        write!(f, "{}{}", self.model, self.version())
     }
 }
 
@@ -207,6 +266,7 @@ fn invalid(text: &str, why: &str) -> Errors {
     Diagnostic::error(format!("invalid model name {}: {why}", quoted(text)))
         .code("invalid-name")
         .help("a name is `model`, `model:tag`, `namespace/model:tag` or `host/namespace/model:tag`")
+        .help("in place of the tag, `@sha256:…` names one certain manifest")
         .into()
 }
 
@@ -242,6 +302,10 @@ mod tests {
             ("localhost:5000/a/b:c", "localhost:5000/a/b:c", "localhost:5000/a/b:c"),
             ("https://h/n/m:t", "h/n/m:t", "h/n/m:t"),
             ("http://h:80/n/m", "h:80/n/m:latest", "h:80/n/m:latest"),
+            ("m@sha256:HEX", "registry.ollama.ai/library/m@sha256:HEX", "m@sha256:HEX"),
+            ("h.x/n/m:t@sha256:HEX", "h.x/n/m@sha256:HEX", "h.x/n/m@sha256:HEX"),
+            ("ghcr.io/a/b.c/d/m:t", "ghcr.io/a/b.c/d/m:t", "ghcr.io/a/b.c/d/m:t"),
+            ("localhost/a/b/m", "localhost/a/b/m:latest", "localhost/a/b/m:latest"),
             ("_/_:_", "registry.ollama.ai/_/_:_", "_/_:_"),
             ("0", "registry.ollama.ai/library/0:latest", "0:latest"),
             ("a.b-c_d:e.f-g_h", "registry.ollama.ai/library/a.b-c_d:e.f-g_h", "a.b-c_d:e.f-g_h"),
@@ -251,8 +315,12 @@ mod tests {
             (&format!("m:{long}"), &format!("registry.ollama.ai/library/m:{long}"), &format!("m:{long}")),
             (&format!("{host}/n/m"), &format!("{host}/n/m:latest"), &format!("{host}/n/m:latest")),
         ] {
+            let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+            let [text, full, shortest] = [text, full, shortest].map(|t| &*t.replace("HEX", hex).leak());
             let name = Name::parse(text).unwrap();
             assert_eq!(name.full(), full, "{text}");
+            let [host, namespace, model, tag] = name.parts();
+            assert_eq!(Name::from_parts(&host, &namespace, &model, &tag).unwrap(), name, "{text}");
             assert_eq!(name.to_string(), shortest, "{text}");
             assert_eq!(Name::parse(shortest).unwrap(), name, "{text}");
             assert_eq!(Name::parse(full).unwrap(), name, "{text}");
@@ -311,7 +379,16 @@ mod tests {
             "n.s/m",
             "%2e%2e/x",
             "m%2f",
-            "m@sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "m@sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015a",
+            "m@sha256-ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "m@sha256:",
+            "m@",
+            "@sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "h.x/a//m",
+            "h.x//a/m",
+            "h.x/../a/m",
+            "h.x/a/../m",
+            "https://h.x/m",
             "m+x",
             "m?x",
             "m#x",

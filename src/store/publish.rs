@@ -11,7 +11,7 @@ use super::lock::Lock;
 use super::read::former_bytes;
 use super::temp::{self, Temp};
 use super::{Blob, BlobWriter, Digest, Layer, Manifest, Name, Store, media};
-use crate::diagnostic::Result;
+use crate::diagnostic::{Diagnostic, Result};
 
 /// The right to add to a store. While it lives, no blob is removed: what was found or written
 /// through it is still there when the manifest is published.
@@ -118,6 +118,13 @@ impl Writer {
         self.confirm_blobs(name, &manifest)?;
         let _manifests = self.store.change_manifests()?;
         let name = self.store.spelling(name)?;
+        let id = Digest::of(bytes);
+        if let Some(named) = name.digest().filter(|named| *named != id) {
+            return Err(Diagnostic::error(format!("the model is {id}, so it cannot be named {named}"))
+                .code("another-digest")
+                .help("give it a tag")
+                .into());
+        }
         let path = self.store.manifest_path(&name);
         let former = former_bytes(&path)?;
         self.replace(&path, bytes, former.as_deref())?;
@@ -129,7 +136,7 @@ impl Writer {
             .map(|l| l.digest)
             .filter(|d| !needed.contains(d))
             .collect();
-        Ok(Published { name, id: Digest::of(bytes), replaced: replaced.into_iter().collect() })
+        Ok(Published { name, id, replaced: replaced.into_iter().collect() })
     }
 
     /// Gives the model `from` a second name.

@@ -34,7 +34,7 @@ impl Store {
     /// A directory cannot be read.
     pub fn spelling(&self, name: &Name) -> Result<Name> {
         let mut dir = self.manifests_dir();
-        let mut parts = name.parts().map(str::to_owned);
+        let mut parts = name.parts();
         for part in &mut parts {
             if !there(&dir.join(&*part))? {
                 match other_spelling(&dir, part)? {
@@ -48,14 +48,47 @@ impl Store {
         Name::from_parts(host, namespace, model, tag).map_err(|why| Diagnostic::error(why).into())
     }
 
-    /// The model with this name, in whatever case; `None` if there is none.
+    /// The model with this name, in whatever case; `None` if there is none. A name with a digest is the model
+    /// of that identity, whatever its tag.
     ///
     /// # Errors
-    /// Its manifest is invalid or cannot be read.
+    /// Its manifest is invalid or cannot be read, or has another digest than the name says.
     pub fn find(&self, name: &Name) -> Result<Option<Stored>> {
         let name = self.spelling(name)?;
         let path = self.manifest_path(&name);
-        self.read_manifest(name, &path)
+        let Some(digest) = name.digest() else { return self.read_manifest(name, &path) };
+        match self.read_manifest(name.clone(), &path)? {
+            Some(stored) if stored.id != digest => Err(Diagnostic::error(format!(
+                "invalid manifest: it is {}, not what its name says",
+                stored.id
+            ))
+            .in_file(path, "")
+            .code("invalid-manifest")
+            .help(format!("remove it with `mdl rm {name}`, then pull it again"))
+            .into()),
+            Some(stored) => Ok(Some(stored)),
+            None => self.find_tagged(&name, &path, &digest),
+        }
+    }
+
+    /// The tag of the model at `path` whose manifest has this digest.
+    fn find_tagged(&self, name: &Name, path: &Path, digest: &Digest) -> Result<Option<Stored>> {
+        let Some(dir) = path.parent() else { return Ok(None) };
+        let Ok(entries) = fs::read_dir(dir) else { return Ok(None) };
+        let mut tags: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+        tags.sort_unstable();
+        for tag in tags {
+            let path = dir.join(&tag);
+            let same = |bytes: &Vec<u8>| Digest::of(bytes) == *digest;
+            if !read_bytes(&path).ok().flatten().as_ref().is_some_and(same) {
+                continue;
+            }
+            let [host, namespace, model, _] = name.parts();
+            if let Ok(found) = Name::from_parts(&host, &namespace, &model, &tag) {
+                return self.read_manifest(found, &path);
+            }
+        }
+        Ok(None)
     }
 
     /// The model with this name, in whatever case.
