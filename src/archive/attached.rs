@@ -47,7 +47,7 @@ struct Attached {
 }
 
 /// What is kept beside a model, for an archive.
-pub(super) struct Beside {
+pub struct Beside {
     /// The descriptors of its manifests.
     pub descriptors: Vec<Descriptor>,
     /// The blobs that carry it.
@@ -55,7 +55,7 @@ pub(super) struct Beside {
 }
 
 /// All that is kept beside a model.
-pub(super) fn of(store: &Store, model: &Stored) -> Result<Beside> {
+pub fn of(store: &Store, model: &Stored) -> Result<Beside> {
     let mut all: Vec<(&str, Vec<u8>)> = Vec::new();
     for (media_type, kind) in KINDS {
         match kind {
@@ -87,7 +87,7 @@ pub(super) fn of(store: &Store, model: &Stored) -> Result<Beside> {
 }
 
 /// Something that is attached to a model.
-pub(super) struct Attachment {
+pub struct Attachment {
     /// The digest of the model's manifest.
     pub subject: Digest,
     /// What carries it.
@@ -97,7 +97,7 @@ pub(super) struct Attachment {
 
 /// What a manifest says that it is: `None` for one that is attached to nothing; inside, `None` for one of a type that
 /// nothing is done with here.
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<Option<Attachment>>> {
+pub fn parse(bytes: &[u8]) -> Result<Option<Option<Attachment>>> {
     #[derive(Deserialize)]
     struct Manifest {
         subject: Option<serde_json::Value>,
@@ -119,7 +119,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Option<Attachment>>> {
 
 /// Fails where no signature, of the archive or of the store, is of this model and by one of these keys. That its blobs have
 /// their digests was checked before.
-pub(super) fn require_signature(
+pub fn require_signature(
     store: &Store,
     model: &Stored,
     attached: &[(Attachment, Vec<u8>)],
@@ -145,7 +145,7 @@ pub(super) fn require_signature(
 
 /// Keeps what was attached to models that are about to be published. Documents that are here already stay: they are of a
 /// build that was made here, perhaps.
-pub(super) fn keep(writer: &Writer, attached: &[(Attachment, Vec<u8>)]) -> Result<()> {
+pub fn keep(writer: &Writer, attached: &[(Attachment, Vec<u8>)]) -> Result<()> {
     let store = writer.store();
     for (attachment, bytes) in attached {
         let model = &attachment.subject;

@@ -9,7 +9,7 @@
 //! [`save`] writes one whose bytes depend on the models alone. [`load`] reads that, and what other programs write: nothing has a
 //! name in the store before every digest and size is checked.
 
-mod attached;
+pub mod attached;
 mod layout;
 mod load;
 mod save;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`pull`], [`manifest`], [`download`] | a model, its manifest, one blob |
 //! | [`push`], [`flavour`], [`upload`] | a model, the manifests that others read, one blob |
+//! | [`referrers`] | signatures and provenance, which go with a model |
 //! | [`session`], [`auth`], [`challenge`] | one repository and the login to it |
 //! | [`docker`], [`key`] | Docker's logins, Ollama's key |
 //! | [`http`], [`guard`] | requests, redirects, which addresses may be spoken to |
@@ -25,6 +26,7 @@ mod limits;
 mod manifest;
 mod pull;
 mod push;
+mod referrers;
 mod session;
 mod upload;
 

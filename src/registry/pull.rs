@@ -8,9 +8,10 @@ use tokio::sync::Semaphore;
 
 use super::download::Transfer;
 use super::session::Session;
-use super::{Client, Progress, blocking, manifest};
+use super::{Client, Progress, blocking, manifest, referrers};
+use crate::archive::attached;
 use crate::diagnostic::Result;
-use crate::store::{Layer, Name, Published, Store};
+use crate::store::{Digest, Layer, Name, Published, Store};
 
 impl Client {
     /// Brings a model from its registry into the store. Blobs that are there are not asked for.
@@ -47,10 +48,12 @@ impl Client {
                 .try_collect::<Vec<()>>()
                 .await?;
         }
+        let about = referrers::fetch(&session, &Digest::of(&fetched.bytes)).await?;
         progress.status("verifying sha256 digest");
         progress.status("writing manifest");
         let name = name.clone();
         let published = blocking(move || {
+            attached::keep(&writer, &about)?;
             let published = writer.publish_manifest(&name, &fetched.bytes);
             // The blobs of the former model can be removed once nobody writes.
             drop(writer);

@@ -11,7 +11,7 @@ use super::flavour::{self, Flavour, Package};
 use super::http::Ask;
 use super::session::Session;
 use super::upload::{Source, Upload};
-use super::{Client, Progress, blocking};
+use super::{Client, Progress, blocking, referrers};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::store::{Digest, Layer, Name, Store, media};
 
@@ -31,9 +31,10 @@ impl Client {
         progress.status("retrieving manifest");
         let session = Session::new(self, name, "pull,push")?;
         let (opened, wanted) = (store.clone(), name.clone());
-        let Package { bytes, media_type, layers, config } = blocking(move || {
+        let (model, Package { bytes, media_type, layers, config }) = blocking(move || {
             let model = opened.read(&wanted)?;
-            flavour::pack(&opened, &model, flavour)
+            let package = flavour::pack(&opened, &model, flavour)?;
+            Ok((model, package))
         })
         .await?;
         let mut blobs: Vec<(Layer, Source)> = Vec::new();
@@ -69,6 +70,10 @@ impl Client {
         ask.patience = Some(self.options.limits.commit);
         let asked = format!("the upload of the manifest of {}", session.asked());
         session.persist(async || session.send(&ask, &asked).await.map(drop)).await?;
+        // In another flavour it is another manifest, about which nothing is known.
+        if id == model.id {
+            referrers::push(&session, store, &model, progress).await?;
+        }
         progress.status("success");
         Ok(id)
     }

@@ -177,6 +177,27 @@ fn a_model_goes_to_a_real_registry_and_comes_back() {
     assert_eq!(missing.status.code(), Some(1), "{}", String::from_utf8_lossy(&missing.stderr));
 }
 
+/// Signatures go along, twice: the registry makes no list of them itself, so they are in an index that grows.
+#[test]
+fn a_signature_goes_with_its_model() {
+    let Some(registry) = start() else { return };
+    let (here, there) = (registry.machine(), registry.machine());
+    let key = |name: &str| format!("{}/testdata/signing/{name}", env!("CARGO_MANIFEST_DIR"));
+    let name = format!("{}/me/story:1", registry.host);
+    let id = publish(&here.place, &name);
+    for kind in ["p256", "ed25519"] {
+        let public = key(&format!("{kind}.pub"));
+        assert_eq!(there.mdl(&["verify", "--key", &public, &name]).status.code(), Some(1));
+        said(&here.mdl(&["sign", "--key", &key(&format!("{kind}.pem")), &name]), "sign");
+        said(&here.mdl(&["push", &name]), "push");
+        said(&there.mdl(&["pull", &name]), "pull");
+        said(&there.mdl(&["verify", "--key", &public, &name]), "verify");
+    }
+    assert_eq!(there.id(&name), id);
+    assert_eq!(there.place.store.signatures(&id).unwrap().len(), 2);
+    assert_eq!(there.mdl(&["verify", "--key", &key("other.pub"), &name]).status.code(), Some(1));
+}
+
 #[test]
 fn skopeo_reads_what_we_push_and_we_read_what_it_copies() {
     let Some(registry) = start() else { return };
