@@ -15,6 +15,7 @@
 
 pub mod cli;
 pub mod terminal;
+pub mod client;
 pub mod server;
 pub mod lsp;
 pub mod doctor;

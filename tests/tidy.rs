@@ -10,6 +10,7 @@ const ROOMS: &[&str] = &[
     "main",
     "cli",
     "terminal",
+    "client",
     "server",
     "lsp",
     "doctor",

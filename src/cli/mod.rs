@@ -8,6 +8,7 @@ mod build;
 mod caches;
 mod check;
 mod completions;
+mod create;
 mod diff;
 mod doctor;
 mod du;
@@ -17,11 +18,13 @@ mod imatrix;
 mod lsp;
 mod man;
 mod models;
+mod ollama;
 mod origin;
 mod progress;
 mod pull;
 mod push;
 pub mod report;
+mod remote;
 mod run;
 mod serve;
 mod show;
@@ -120,11 +123,17 @@ enum Color {
 enum Command {
     /// Compile a Modelfile into a model
     Build(build::Build),
-    /// Run a model: one prompt, or standard input
+    /// Make a model of a Modelfile, with Ollama's arguments
+    Create(create::Create),
+    /// Run a model: one prompt, or a conversation
     Run(run::Run),
     /// Serve models over HTTP: the Ollama, OpenAI and Anthropic APIs
     #[command(visible_alias = "start")]
     Serve(serve::Serve),
+    /// List the models in a server's memory
+    Ps(remote::Ps),
+    /// Take models out of a server's memory
+    Stop(remote::Stop),
     /// Diagnose a Modelfile without building it
     Check(check::Check),
     /// Format a Modelfile
@@ -178,14 +187,22 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == isolated::CHILD_ARGUMENT) {
         isolated::child_main();
     }
+    let drop_in = ollama::is_on();
+    if let Some(code) = drop_in.then(ollama::answer).flatten() {
+        return code;
+    }
+    let exit = |code: u8| ExitCode::from(if drop_in { ollama::exit_code(code) } else { code });
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
             let _ = e.print();
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+            return exit(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
     let mut global = cli.global.clone();
+    if drop_in {
+        global.store = global.store.or_else(ollama::models);
+    }
     if global.message_format.is_document() && !matches!(cli.command, Command::Check(_)) {
         global.message_format = MessageFormat::Human;
         let d =
@@ -199,8 +216,11 @@ pub fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Build(c) => c.run(&global),
+        Command::Create(c) => c.run(&global),
         Command::Run(c) => c.run(&global),
         Command::Serve(c) => c.run(&global),
+        Command::Ps(c) => c.run(&global),
+        Command::Stop(c) => c.run(&global),
         Command::Check(c) => c.run(&global),
         Command::Fmt(c) => c.run(&global),
         Command::Show(c) => c.run(&global),
@@ -235,7 +255,7 @@ pub fn main() -> ExitCode {
                 say_that_nothing_was_fetched(&mut errors);
             }
             global.print(&errors.0);
-            ExitCode::from(errors.exit_code())
+            exit(errors.exit_code())
         }
     }
 }

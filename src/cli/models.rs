@@ -8,6 +8,7 @@ use super::{Global, table, write_out};
 use crate::diagnostic::{Errors, Result};
 use crate::store::{Collected, Collection, Name};
 use crate::terminal::listing::{self, Listed};
+use crate::terminal::remote;
 
 /// Lists the models of the store, the newest first.
 #[derive(Args)]
@@ -82,8 +83,13 @@ pub(super) struct Rm {
 impl Rm {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let store = global.open_store()?;
+        let server = remote::server_of(&store, &|name| std::env::var(name).ok()).unwrap_or_default();
         let mut problems = Vec::new();
         for text in &self.names {
+            // What a server holds of it, it lets go; where it holds nothing, that is no mistake.
+            if let Some(server) = &server {
+                let _ = server.stop(text);
+            }
             match Name::parse(text).and_then(|name| store.remove(&name)) {
                 Ok(removed) => {
                     global.print(&removed.collected.warnings);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 
 use super::{Global, Interrupted, usage, write_out};
+use crate::client::{Client, Place};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::ParameterValue;
 use crate::modelfile::parameters;
@@ -20,10 +21,14 @@ use crate::store;
 use crate::terminal::answers::{Answers, Embedded};
 use crate::terminal::conversation::{Conversation, needs_a_text};
 use crate::terminal::local::{Local, Setup};
+use crate::terminal::remote::{self, Remote};
 use crate::terminal::view::Look;
 use crate::world::{self, SystemWorld};
 
 /// Runs a model: one prompt from the arguments or standard input, or a conversation on a terminal.
+///
+/// Where a server of this machine answers at $MDL_HOST or $OLLAMA_HOST and serves the same store, it computes; else this
+/// process does. The text is the same.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -85,6 +90,14 @@ pub(super) struct Run {
     #[arg(long, value_name = "N")]
     dimensions: Option<usize>,
 
+    /// Compute in this process, whoever serves
+    #[arg(long, conflicts_with = "host")]
+    local: bool,
+
+    /// Have the server at this address compute: HOST, HOST:PORT, http://HOST:PORT or unix:PATH
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<String>,
+
     /// Where the model must be pulled: over plain HTTP, or past a certificate that is not valid
     #[arg(long)]
     insecure: bool,
@@ -99,7 +112,10 @@ impl Run {
         if let Some(text) = &self.keepalive {
             KeepAlive::parse(text).map_err(|why| usage(format!("--keepalive: {why}")))?;
         }
-        let mut answers = self.local(global)?;
+        let mut answers: Box<dyn Answers> = match self.server(global)? {
+            Some(client) => Box::new(Remote::new(client, &self.name, self.keepalive.as_deref())?),
+            None => Box::new(self.local(global)?),
+        };
         if answers.description()?.can("embedding") {
             let text = prompt.ok_or_else(|| needs_a_text(&self.name))?;
             let truncate = self.truncate.unwrap_or(true);
@@ -111,7 +127,7 @@ impl Run {
         let private = ["MDL_NOHISTORY", "OLLAMA_NOHISTORY"].iter().any(|name| is_set(name));
         let history = store::data_directory(&|name| std::env::var_os(name)).map(|dir| dir.join("history"));
         let mut conversation = Conversation {
-            answers: &mut answers,
+            answers: &mut *answers,
             look,
             verbose: self.verbose,
             format,
@@ -131,6 +147,16 @@ impl Run {
                 Done::Cancelled => Err(Interrupted::error()),
                 Done::Stop | Done::Length => Ok(()),
             },
+        }
+    }
+
+    /// The server that is to compute.
+    fn server(&self, global: &Global) -> Result<Option<Client>> {
+        let env = |name: &str| std::env::var(name).ok();
+        match &self.host {
+            Some(host) => Client::new(Place::find(Some(host), &env)?, &env).map(Some),
+            None if self.local || Path::new(&self.name).exists() => Ok(None),
+            None => remote::server_of(&global.open_store()?, &env),
         }
     }
 

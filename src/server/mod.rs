@@ -53,6 +53,10 @@ pub use scheduler::KeepAlive;
 use app::App;
 use config::Config;
 
+/// The header of `/api/version` by which a server of this machine tells which store it serves, to those who can read
+/// that store.
+pub const STORE_HEADER: &str = "mdl-store";
+
 /// Serves until the process is told to stop, then lets running requests end.
 ///
 /// # Errors

@@ -26,6 +26,7 @@ mod config;
 mod digest;
 mod durable;
 mod gc;
+mod identity;
 mod json;
 mod list;
 mod locate;

@@ -3,7 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`answers`] | what answers: the seam between a conversation and whoever computes |
-//! | [`local`] | a model in this process |
+//! | [`local`], [`remote`] | a model in this process; a model of a running server |
 //! | [`conversation`] | the prompt loop |
 //! | [`commands`] | the `/` commands, as a table: their help and their completion |
 //! | `lines`, `editor` | a line editor with a history, and a person's own editor |
@@ -21,6 +21,7 @@ mod lines;
 pub mod listing;
 pub mod local;
 mod message;
+pub mod remote;
 pub mod screen;
 mod set;
 mod show;

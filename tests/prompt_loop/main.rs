@@ -6,4 +6,5 @@
 mod answers;
 mod commands;
 mod keys;
+mod remote;
 mod terminal;

@@ -44,7 +44,11 @@ impl Place {
         for name in ["NO_COLOR", "XDG_DATA_HOME", "EDITOR", "VISUAL", "LC_ALL"] {
             command.env_remove(name);
         }
-        command.env("HOME", self.0.path()).env("TERM", "xterm-256color").current_dir(self.0.path());
+        command
+            .env("HOME", self.0.path())
+            .env("TERM", "xterm-256color")
+            .env("MDL_HOST", "127.0.0.1:1")
+            .current_dir(self.0.path());
         command.arg("--store").arg(self.path("store")).args(["--progress", "none", "--threads", "2"]);
         command.args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
