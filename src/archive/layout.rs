@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::Digest;
+use crate::store::{Digest, media};
 
 /// The file that says what this is.
 pub const LAYOUT: &str = "oci-layout";
@@ -18,7 +18,7 @@ pub const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// The same, as Docker calls it.
 pub const MEDIA_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// A manifest, as OCI calls it.
-pub const MEDIA_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const MEDIA_MANIFEST: &str = media::OCI_MANIFEST;
 
 /// What a manifest is called, in the order in which one is looked for.
 pub const NAMES: [&str; 2] = ["io.containerd.image.name", REF_NAME];

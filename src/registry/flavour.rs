@@ -48,7 +48,7 @@ pub(super) fn pack(store: &Store, model: &Stored, flavour: Option<Flavour>) -> R
         Some(Flavour::ModelPack) => model_pack(store, model),
         None | Some(Flavour::Ollama) => Ok(Package {
             bytes: model.bytes.clone(),
-            media_type: if stored.is_empty() { OCI_MANIFEST } else { stored }.to_owned(),
+            media_type: stored.to_owned(),
             layers: model.manifest.blobs().cloned().collect(),
             config: None,
         }),

@@ -12,7 +12,7 @@ use crate::diagnostic::{Diagnostic, Result};
 use crate::store::{Digest, Manifest, Name, media, modelpack};
 
 /// What manifests of container images are called.
-pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const OCI_MANIFEST: &str = media::OCI_MANIFEST;
 pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 

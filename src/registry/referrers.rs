@@ -9,7 +9,7 @@ use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
 use super::auth::Login;
-use super::failure::{Failure, misbehaved};
+use super::failure::misbehaved;
 use super::http::Ask;
 use super::manifest::{OCI_INDEX, OCI_MANIFEST};
 use super::session::Session;
@@ -84,16 +84,21 @@ pub(super) async fn fetch(session: &Session, id: &Digest) -> Result<Vec<(Attachm
         None => get(session, &format!("manifests/{}", tag(id)), OCI_INDEX, limit, &asked).await?,
     };
     for digest in listed.map(|index| digests(&index)).unwrap_or_default() {
-        let Some(bytes) = get(session, &format!("manifests/{digest}"), OCI_MANIFEST, limit, &asked).await? else {
+        let Some(bytes) = get(session, &format!("manifests/{digest}"), OCI_MANIFEST, limit, &asked).await?
+        else {
             continue;
         };
         held(&digest, &bytes, None)?;
-        let attachment = attached::parse(&bytes).map_err(|_| misbehaved(format!("{digest} is no manifest")))?;
+        let attachment =
+            attached::parse(&bytes).map_err(|_| misbehaved(format!("{digest} is no manifest")))?;
         let Some(attachment) = attachment.flatten().filter(|a| a.subject == *id) else { continue };
         let layer = &attachment.layer;
         let (digest, size) = (layer.digest, layer.size);
         if size > limit {
-            return Err(misbehaved(format!("{digest}, of {asked}, has {size} bytes; at most {limit} are read")).into());
+            return Err(misbehaved(format!(
+                "{digest}, of {asked}, has {size} bytes; at most {limit} are read"
+            ))
+            .into());
         }
         let bytes = get(session, &format!("blobs/{digest}"), "*/*", limit, &asked).await?;
         let bytes = bytes.ok_or_else(|| misbehaved(format!("{digest}, of {asked}, is missing")))?;
@@ -146,7 +151,13 @@ async fn put(session: &Session, reference: &str, media_type: &str, bytes: &[u8])
 }
 
 /// Something small; `None` where the registry refuses to have it.
-async fn get(session: &Session, rest: &str, accept: &str, limit: u64, asked: &str) -> Result<Option<Vec<u8>>> {
+async fn get(
+    session: &Session,
+    rest: &str,
+    accept: &str,
+    limit: u64,
+    asked: &str,
+) -> Result<Option<Vec<u8>>> {
     let url = session.url(rest)?;
     let ask = Ask::new(Method::GET, url.clone()).header(ACCEPT, accept);
     let client = &session.client;
@@ -159,7 +170,10 @@ async fn get(session: &Session, rest: &str, accept: &str, limit: u64, asked: &st
     };
     // Registries say in many ways that they do not know what is asked for.
     let refuses = |errors: &Errors| {
-        errors.0.iter().all(|d| matches!(d.code, "not-in-registry" | "registry-denied" | "registry-misbehaves"))
+        errors
+            .0
+            .iter()
+            .all(|d| matches!(d.code, "not-in-registry" | "registry-denied" | "registry-misbehaves"))
     };
     match session.persist(work).await {
         Ok(bytes) => Ok(Some(bytes)),

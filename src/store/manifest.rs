@@ -10,6 +10,8 @@ use crate::diagnostic::{Diagnostic, Result};
 #[allow(missing_docs)]
 pub mod media {
     pub const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    /// What OCI calls a manifest.
+    pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     pub const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
     pub const MODEL: &str = "application/vnd.ollama.image.model";
     pub const ADAPTER: &str = "application/vnd.ollama.image.adapter";
@@ -103,11 +105,6 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// What it says that it is; empty where it does not say.
-    pub fn media_type(&self) -> &str {
-        &self.media_type
-    }
-
     /// The bytes of the manifest's file. Their digest is the model's identity.
     ///
     /// # Errors
@@ -121,9 +118,9 @@ impl Manifest {
         self.config.iter().chain(&self.layers)
     }
 
-    /// What it says that it is; [`media::MANIFEST`] where it does not.
+    /// What it says that it is. One that does not is OCI's: Docker's always say it.
     pub fn media_type(&self) -> &str {
-        if self.media_type.is_empty() { media::MANIFEST } else { &self.media_type }
+        if self.media_type.is_empty() { media::OCI_MANIFEST } else { &self.media_type }
     }
 
     /// The first layer of this media type.

@@ -36,11 +36,8 @@ fn child() {
     let name = Name::parse(&std::env::var(NAME).unwrap()).unwrap();
     let tasks: usize = std::env::var(TASKS).unwrap().parse().unwrap();
     let client = Client::new(Place::new().options()).unwrap();
-    std::thread::scope(|scope| {
-        for _ in 0..tasks {
-            scope.spawn(|| block_on(client.pull(&store, &name, &Heard::default())).unwrap());
-        }
-    });
+    let pulls = (0..tasks).map(|_| async { client.pull(&store, &name, &Heard::default()).await });
+    block_on(futures_util::future::try_join_all(pulls)).unwrap();
 }
 
 #[test]

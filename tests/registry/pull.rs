@@ -26,10 +26,10 @@ fn a_model_comes_as_it_is() {
     assert!(said.contains(&"verifying sha256 digest".to_owned()) && said.contains(&"success".to_owned()));
     assert!(place.store.verify(&[], &|_| {}).unwrap().damage.is_empty());
 
-    // A second time nothing but the manifest is asked for.
+    // A second time nothing but the manifest is asked for, and what is known about it: a list, or an index.
     let before = server.log().len();
     assert_eq!(place.pull(&name).unwrap(), pulled);
-    assert_eq!(server.log().len(), before + 1);
+    assert_eq!(server.log().len(), before + 3);
 
     // By its digest, it is the same model under another name.
     let by_digest = format!("{name}@{digest}");
