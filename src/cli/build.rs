@@ -8,6 +8,7 @@ use super::adapters;
 use super::caches::CacheArgs;
 use super::origin::{builder, source_date};
 use super::progress::{Chunked, Shown};
+use super::transfer::Registry;
 use super::{Global, table, usage, write_out};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::formats::imatrix;
@@ -16,7 +17,7 @@ use crate::modelfile::Recipe;
 use crate::passes::quantize::{TensorTypeRule, mixture};
 use crate::passes::{Context, Options, package, plan};
 use crate::pipeline::limit::{self, Limit};
-use crate::pipeline::{self, Held, Input, measure};
+use crate::pipeline::{self, Held, Input, measure, models};
 use crate::prompt::Renderer;
 use crate::prompt::isolated::ChildCommand;
 use crate::provenance::{self, Build as Built, Lock, Recording};
@@ -115,6 +116,9 @@ pub(super) struct Build {
     /// Where `--emit` writes [default: standard output]
     #[arg(short, long, value_name = "FILE", requires = "emit")]
     output: Option<PathBuf>,
+
+    #[command(flatten)]
+    registry: Registry,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -159,6 +163,8 @@ impl Build {
             return self.write_text(&recipe.to_string());
         }
         let store = global.open_store()?;
+        let missing = models::missing_sources(&world, &store, &directory, &recipe)?;
+        self.registry.bring(global, &store, &missing)?;
         let context = Context::new(&recording, Some(&store), directory.clone(), options);
         let mut text = String::new();
         let module = self.compile(&recipe, &context, &mut text, global)?;

@@ -15,6 +15,7 @@ mod du;
 mod eval;
 mod fmt;
 mod imatrix;
+mod login;
 mod lsp;
 mod man;
 mod models;
@@ -152,6 +153,14 @@ enum Command {
     Pull(pull::Pull),
     /// Bring a model to a registry
     Push(push::Push),
+    /// Log in to a registry
+    Login(login::Login),
+    /// Forget the login to a registry
+    Logout(login::Logout),
+    /// Connect this machine to Ollama's registry
+    Signin(login::Signin),
+    /// Disconnect this machine from Ollama's registry
+    Signout(login::Signout),
     /// List the models of the store
     #[command(visible_alias = "ls")]
     List(models::List),
@@ -233,6 +242,10 @@ pub fn main() -> ExitCode {
         Command::Imatrix(c) => c.run(&global),
         Command::Pull(c) => c.run(&global),
         Command::Push(c) => c.run(&global),
+        Command::Login(c) => c.run(&global),
+        Command::Logout(c) => c.run(&global),
+        Command::Signin(c) => c.run(&global),
+        Command::Signout(c) => c.run(&global),
         Command::List(c) => c.run(&global),
         Command::Cp(c) => c.run(&global),
         Command::Rm(c) => c.run(&global),

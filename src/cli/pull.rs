@@ -32,7 +32,7 @@ pub(super) struct Pull {
 impl Pull {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let name = Name::parse(&self.name)?;
-        let client = Client::new(self.registry.options())?;
+        let client = Client::new(self.registry.options(global))?;
         let progress = Transfers::new(global.progress);
         let pulled = registry::block_on(client.pull(&global.open_store()?, &name, &progress));
         progress.end();

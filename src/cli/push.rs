@@ -41,7 +41,7 @@ enum As {
 impl Push {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let name = Name::parse(&self.name)?;
-        let client = Client::new(self.registry.options())?;
+        let client = Client::new(self.registry.options(global))?;
         let progress = Transfers::new(global.progress);
         let flavour = self.flavour.map(|f| match f {
             As::Ollama => Flavour::Ollama,

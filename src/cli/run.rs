@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 
+use super::transfer::Registry;
 use super::{Global, Interrupted, usage, write_out};
 use crate::client::{Client, Place};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::ParameterValue;
 use crate::modelfile::parameters;
+use crate::pipeline::models;
 use crate::prompt::isolated::ChildCommand;
 use crate::prompt::{Renderer, Think};
 use crate::runtime::constrain::Grammar;
@@ -98,9 +100,8 @@ pub(super) struct Run {
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
 
-    /// Where the model must be pulled: over plain HTTP, or past a certificate that is not valid
-    #[arg(long)]
-    insecure: bool,
+    #[command(flatten)]
+    registry: Registry,
 }
 
 impl Run {
@@ -111,6 +112,11 @@ impl Run {
         let parameters = self.set.iter().map(|text| parameter(text)).collect::<Result<Vec<_>>>()?;
         if let Some(text) = &self.keepalive {
             KeepAlive::parse(text).map_err(|why| usage(format!("--keepalive: {why}")))?;
+        }
+        if self.host.is_none() {
+            let store = global.open_store()?;
+            let missing = models::missing_to_run(&SystemWorld, &store, &self.name)?;
+            self.registry.bring(global, &store, missing.as_slice())?;
         }
         let mut answers: Box<dyn Answers> = match self.server(global)? {
             Some(client) => Box::new(Remote::new(client, &self.name, self.keepalive.as_deref())?),

@@ -9,9 +9,10 @@ use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::progress::Style;
-use super::{printable, table};
-use crate::registry::{Options, Progress};
-use crate::store::Digest;
+use super::{Global, printable, table};
+use crate::diagnostic::Result;
+use crate::registry::{self, Client, Options, Progress};
+use crate::store::{Digest, Name, Store};
 
 /// How the registry is spoken to.
 #[derive(Args, Clone, Default)]
@@ -28,9 +29,32 @@ pub(super) struct Registry {
 
 impl Registry {
     /// These options, and what the environment says.
-    pub(super) fn options(&self) -> Options {
+    pub(super) fn options(&self, global: &Global) -> Options {
         let environment = Options::from_env(&|name| std::env::var_os(name));
-        Options { insecure: self.insecure, allow_realms: self.allow_realm.clone(), ..environment }
+        Options {
+            insecure: self.insecure,
+            offline: environment.offline || global.offline,
+            allow_realms: self.allow_realm.clone(),
+            ..environment
+        }
+    }
+
+    /// Pulls models that the store lacks, unless the network is not to be used.
+    pub(super) fn bring(&self, global: &Global, store: &Store, names: &[Name]) -> Result<()> {
+        let options = self.options(global);
+        if options.offline || names.is_empty() {
+            return Ok(());
+        }
+        let client = Client::new(options)?;
+        let progress = Transfers::new(global.progress);
+        let pulled = registry::block_on(async {
+            for name in names {
+                client.pull(store, name, &progress).await?;
+            }
+            Ok(())
+        });
+        progress.end();
+        pulled
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::diagnostic::{Diagnostic, Result, Source, Span};
 use crate::ir::{Expr, Module, Prompt};
-use crate::modelfile::{self, Recipe, Spanned};
+use crate::modelfile::{self, Recipe, Spanned, path};
 use crate::passes::{Context, Options, package, resolve, verify};
 use crate::prompt::Renderer;
 use crate::runtime::stored;
@@ -112,6 +112,41 @@ pub fn save(
     let context = Context::new(world, Some(store), PathBuf::from("."), Options::default());
     let module = super::compile(&recipe, &context, renderer, &mut |_, _| ())?;
     super::publish(&module, world, store, name, &()).map(drop)
+}
+
+/// The name of a model that is to be run and that the store lacks: what its registry may have.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn missing_to_run(world: &dyn World, store: &Store, model: &str) -> Result<Option<Name>> {
+    let path = world.kind(Path::new(model)).is_some();
+    // What is neither is told by who opens it.
+    let Some(name) = Name::parse(model).ok().filter(|_| !path) else { return Ok(None) };
+    Ok(store.find(&name)?.is_none().then_some(name))
+}
+
+/// The names after FROM that the store lacks. A name alone is not among them: it is more likely misspelt than at
+/// a registry, so that its host, its tag or its digest must be said.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn missing_sources(
+    world: &dyn World,
+    store: &Store,
+    directory: &Path,
+    recipe: &Recipe,
+) -> Result<Vec<Name>> {
+    let mut missing = Vec::new();
+    for from in &recipe.from {
+        let text = &from.value;
+        let says_where = text.matches('/').count() > 1 || text.contains([':', '@']);
+        let file = path::expand(world, directory, text).is_ok_and(|path| world.kind(&path).is_some());
+        let Some(name) = Name::parse(text).ok().filter(|_| says_where && !file) else { continue };
+        if store.find(&name)?.is_none() {
+            missing.push(name);
+        }
+    }
+    Ok(missing)
 }
 
 /// A model to be looked at.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::failure::clean;
 use crate::diagnostic::{Diagnostic, Result};
@@ -85,13 +86,7 @@ pub(super) fn find(config: &Path, host: &str, patience: Duration) -> Result<Opti
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Diagnostic::io("read", config, &e).into()),
     };
-    let parsed: Config = serde_json::from_slice(&bytes).map_err(|e| {
-        // The text of the error may quote what the file holds.
-        Diagnostic::error(format!("not what Docker writes, at line {} column {}", e.line(), e.column()))
-            .in_file(config, "")
-            .code("docker-config")
-            .help("it holds the logins to registries; repair it, or name another folder in DOCKER_CONFIG")
-    })?;
+    let parsed: Config = serde_json::from_slice(&bytes).map_err(|e| damaged(config, &e))?;
     let key = key(host);
     let helper = parsed.cred_helpers.get(key).or_else(|| parsed.cred_helpers.get(host));
     let helper = helper.map(String::as_str).or(Some(parsed.creds_store.as_str())).filter(|h| !h.is_empty());
@@ -102,6 +97,15 @@ pub(super) fn find(config: &Path, host: &str, patience: Duration) -> Result<Opti
     }
     let entry = parsed.auths.iter().find(|(name, _)| same(name, key)).map(|(_, entry)| entry);
     Ok(entry.and_then(credential))
+}
+
+fn damaged(config: &Path, error: &serde_json::Error) -> Diagnostic {
+    // The text of the error may quote what the file holds.
+    let (line, column) = (error.line(), error.column());
+    Diagnostic::error(format!("not what Docker writes, at line {line} column {column}"))
+        .in_file(config, "")
+        .code("docker-config")
+        .help("it holds the logins to registries; repair it, or name another folder in DOCKER_CONFIG")
 }
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -219,6 +223,88 @@ pub(super) fn ask(helper: &str, action: &str, input: &[u8], patience: Duration) 
     Ok(Answer { worked: status.success(), text })
 }
 
+/// Keeps a login: with the helper that the file names, else in the file.
+///
+/// # Errors
+/// The file is damaged or cannot be written; the helper fails.
+pub(super) fn keep(config: &Path, host: &str, user: &str, password: &str, patience: Duration) -> Result<()> {
+    let mut json = read_json(config)?;
+    let key = key(host);
+    let mut entry = serde_json::json!({});
+    match helper(&json, host) {
+        Some(helper) => {
+            let input =
+                serde_json::json!({"ServerURL": key, "Username": user, "Secret": password}).to_string();
+            let answer = ask(&helper, "store", input.as_bytes(), patience)?;
+            if !answer.worked {
+                return Err(helper_failed(&helper, &clean(&answer.text)).into());
+            }
+        }
+        None => entry = serde_json::json!({"auth": STANDARD.encode(format!("{user}:{password}"))}),
+    }
+    if !json.get("auths").is_some_and(Value::is_object) {
+        json.insert("auths".to_owned(), serde_json::json!({}));
+    }
+    if let Some(auths) = json.get_mut("auths").and_then(Value::as_object_mut) {
+        auths.insert(key.to_owned(), entry);
+    }
+    write_json(config, &json)
+}
+
+/// Forgets a login; whether there was one.
+///
+/// # Errors
+/// As [`keep`].
+pub(super) fn forget(config: &Path, host: &str, patience: Duration) -> Result<bool> {
+    let mut json = read_json(config)?;
+    let key = key(host);
+    let mut found = false;
+    if let Some(auths) = json.get_mut("auths").and_then(Value::as_object_mut) {
+        let before = auths.len();
+        auths.retain(|name, _| !same(name, key));
+        found = auths.len() < before;
+    }
+    if let Some(helper) = helper(&json, host) {
+        found |= ask(&helper, "erase", key.as_bytes(), patience)?.worked;
+    }
+    if found {
+        write_json(config, &json)?;
+    }
+    Ok(found)
+}
+
+/// The helper that the file names for a host.
+fn helper(json: &Map<String, Value>, host: &str) -> Option<String> {
+    let helpers = json.get("credHelpers");
+    let own = helpers.and_then(|h| h.get(key(host)).or_else(|| h.get(host)));
+    own.or_else(|| json.get("credsStore"))?.as_str().filter(|h| !h.is_empty()).map(str::to_owned)
+}
+
+/// The file with all that others keep in it.
+fn read_json(config: &Path) -> Result<Map<String, Value>> {
+    let bytes = match read(config) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
+        Err(e) => return Err(Diagnostic::io("read", config, &e).into()),
+    };
+    serde_json::from_slice(&bytes).map_err(|e| damaged(config, &e).into())
+}
+
+/// Either the file is as it was, or it is this, which only its user may read.
+fn write_json(config: &Path, json: &Map<String, Value>) -> Result<()> {
+    let failed = |e: &std::io::Error| Diagnostic::io("write", config, e);
+    let mut text = serde_json::to_vec_pretty(json).map_err(|e| failed(&e.into()))?;
+    text.push(b'\n');
+    // Where the file is a link, what it leads to is replaced.
+    let path = config.canonicalize().unwrap_or_else(|_| config.to_owned());
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir).map_err(|e| failed(&e))?;
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|e| failed(&e))?;
+    file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(|e| failed(&e))?;
+    file.persist(&path).map_err(|e| failed(&e.error))?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +355,29 @@ mod tests {
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         let secret = Credential::Identity("hunter2".to_owned());
         assert!(!format!("{secret:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_login_is_kept_beside_what_others_keep() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/config.json");
+        let patience = Duration::from_secs(5);
+        keep(&path, "ghcr.io", "ann", "se:cret", patience).unwrap();
+        assert_eq!(find(&path, "ghcr.io", patience).unwrap(), password("ann", "se:cret"));
+        std::fs::write(&path, FILE).unwrap();
+        keep(&path, "docker.io", "bob", "new", patience).unwrap();
+        keep(&path, "new.example:5000", "bob", "new", patience).unwrap();
+        assert_eq!(find(&path, "docker.io", patience).unwrap(), password("bob", "new"));
+        assert_eq!(find(&path, "ghcr.io", patience).unwrap(), password("ann", "se:cret"));
+        assert!(std::fs::read_to_string(&path).unwrap().contains("HttpHeaders"));
+        assert!(forget(&path, "new.example:5000", patience).unwrap());
+        assert!(!forget(&path, "new.example:5000", patience).unwrap());
+        assert_eq!(find(&path, "new.example:5000", patience).unwrap(), None);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
     }
 
     #[test]

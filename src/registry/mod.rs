@@ -6,7 +6,7 @@
 //! | [`push`], [`flavour`], [`upload`] | a model, the manifests that others read, one blob |
 //! | [`referrers`] | signatures and provenance, which go with a model |
 //! | [`session`], [`auth`], [`challenge`] | one repository and the login to it |
-//! | [`docker`], [`key`] | Docker's logins, Ollama's key |
+//! | [`login`], [`docker`], [`key`] | logging in, Docker's logins, Ollama's key |
 //! | [`http`], [`guard`] | requests, redirects, which addresses may be spoken to |
 //! | [`limits`], [`failure`] | what a registry may cost, as one table; what goes wrong, in words |
 //!
@@ -23,6 +23,7 @@ mod guard;
 mod http;
 mod key;
 mod limits;
+mod login;
 mod manifest;
 mod pull;
 mod push;
@@ -33,6 +34,7 @@ mod upload;
 pub use flavour::Flavour;
 pub use key::Key;
 pub use limits::Limits;
+pub use login::{key_path, logout};
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -53,6 +55,8 @@ const KEY_HOSTS: &[&str] = &["registry.ollama.ai", "ollama.com", "hf.co", "huggi
 pub struct Options {
     /// Speak plain HTTP.
     pub insecure: bool,
+    /// Speak to nobody.
+    pub offline: bool,
     /// Hosts of token services that may have the user's login, whatever registry names them.
     pub allow_realms: Vec<String>,
     /// Certificates of authorities to trust besides the system's.
@@ -78,6 +82,7 @@ impl Options {
         let more = env("MDL_KEY_REGISTRIES").and_then(|v| v.into_string().ok()).unwrap_or_default();
         let more = more.split(',').map(|h| h.trim().to_ascii_lowercase()).filter(|h| !h.is_empty());
         Options {
+            offline: env("MDL_OFFLINE").is_some_and(|v| !v.is_empty() && v != "0"),
             ca_file: path("MDL_CA_FILE"),
             docker_config: path("DOCKER_CONFIG")
                 .map(|dir| dir.join("config.json"))

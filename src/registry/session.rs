@@ -43,6 +43,14 @@ impl Session {
     /// The name has the scheme `http`, and nobody said `--insecure`; its host is no host.
     pub fn new(client: &std::sync::Arc<Client>, name: &Name, actions: &'static str) -> Result<Session> {
         let options = &client.options;
+        if options.offline {
+            return Err(Diagnostic::error(format!(
+                "`{name}` is at a registry, and the network is not to be used"
+            ))
+            .code("offline")
+            .help("`--offline` is given, or MDL_OFFLINE set")
+            .into());
+        }
         let scheme = match (name.scheme(), options.insecure) {
             (Some("http"), false) => {
                 return Err(Diagnostic::usage("insecure protocol http")
@@ -111,6 +119,12 @@ impl Session {
     /// Whether the user allowed to log in at the host of this address.
     pub fn is_allowed(&self, url: &Url) -> bool {
         self.allowed.has(url)
+    }
+
+    /// Logs in with this, whatever is kept.
+    pub fn log_in_with(&self, credential: Credential) {
+        // Nothing is there yet: a session is new.
+        let _ = self.credential.set(Some(credential));
     }
 
     /// How to log in.

@@ -21,6 +21,9 @@ use crate::store::Store;
 /// Blobs that are uploaded at once; more wait.
 const UPLOADS: usize = 16;
 
+/// Models that are pulled and pushed at once; more are refused.
+const TRANSFERS: usize = 32;
+
 /// The server's state.
 pub struct App {
     /// The models on the disk.
@@ -41,6 +44,8 @@ pub struct App {
     pub builds: Arc<Semaphore>,
     /// Each upload holds a thread for as long as its client sends.
     pub uploads: Arc<Semaphore>,
+    /// Models that are pulled or pushed.
+    pub transfers: Arc<Semaphore>,
     /// When the server started.
     pub started: Instant,
     /// True once the models to preload are loaded.
@@ -70,6 +75,7 @@ impl App {
             descriptions: Descriptions::default(),
             builds: Arc::new(Semaphore::new(1)),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
+            transfers: Arc::new(Semaphore::new(TRANSFERS)),
             started: Instant::now(),
             preloaded: AtomicBool::new(false),
             preload_failed: AtomicBool::new(false),

@@ -327,6 +327,8 @@ fn mdl(place: &Path) -> Command {
     for (name, _) in std::env::vars().filter(|(n, _)| n.starts_with("MDL_") || n.starts_with("OLLAMA_")) {
         command.env_remove(name);
     }
+    // A test that wants a network says so.
+    command.env("MDL_OFFLINE", "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -43,8 +43,8 @@ const STATUSES: &[(StatusCode, &str)] = &[
 /// The errors of routes that write to the store.
 pub struct WriteFailures;
 
-/// The errors of routes that are not built yet.
-pub struct MissingFailures;
+/// The errors of routes that speak to registries.
+pub struct TransferFailures;
 
 fn describe(more: &[(StatusCode, &str)]) -> BTreeMap<String, RefOr<Response>> {
     let one = |(status, text): &(StatusCode, &str)| {
@@ -67,9 +67,12 @@ impl IntoResponses for WriteFailures {
     }
 }
 
-impl IntoResponses for MissingFailures {
+impl IntoResponses for TransferFailures {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        describe(&[(StatusCode::NOT_IMPLEMENTED, "Not built yet")])
+        describe(&[
+            (StatusCode::BAD_GATEWAY, "The registry fails, or sends what it should not"),
+            (StatusCode::INSUFFICIENT_STORAGE, "The disk is full"),
+        ])
     }
 }
 
