@@ -57,6 +57,11 @@ class Registry(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        if "/referrers/" in self.path or "/manifests/sha256-" in self.path:
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if "/manifests/" in self.path or config_digest in self.path:
             body = manifest if "/manifests/" in self.path else config
             self.send_response(200)

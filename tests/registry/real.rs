@@ -3,6 +3,7 @@
 //! Debian's `docker-registry` and `skopeo` are needed; without them the tests say that they are skipped, unless
 //! `MDL_REQUIRE_REGISTRY` is set.
 
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -114,17 +115,31 @@ struct Machine<'a> {
 impl Machine<'_> {
     /// `mdl`, as a person calls it.
     fn mdl(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_mdl"))
+        self.command(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mdl"));
+        command
             .arg("--store")
             .arg(self.place.store.root())
             .args(arguments)
             .env("DOCKER_CONFIG", self.place.path(""))
             .env("HOME", self.place.path(""))
             .env("MDL_CA_FILE", self.registry.dir.path().join("ca.crt"))
+            .env_remove("MDL_OFFLINE")
             .env_remove("HTTPS_PROXY")
-            .env_remove("https_proxy")
-            .output()
-            .unwrap()
+            .env_remove("https_proxy");
+        command
+    }
+
+    /// The same, with something on standard input.
+    fn told(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
     }
 
     fn id(&self, name: &str) -> Digest {
@@ -196,6 +211,54 @@ fn a_signature_goes_with_its_model() {
     assert_eq!(there.id(&name), id);
     assert_eq!(there.place.store.signatures(&id).unwrap().len(), 2);
     assert_eq!(there.mdl(&["verify", "--key", &key("other.pub"), &name]).status.code(), Some(1));
+}
+
+/// Who has logged in gets what a run or a build lacks; nobody does who is offline.
+#[test]
+fn what_is_missing_is_brought() {
+    let Some(registry) = start() else { return };
+    let (here, there) = (registry.machine(), registry.machine());
+    let host = registry.host.as_str();
+    let story = format!("{host}/me/models/story:1");
+    let modelfile = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/storyteller/Modelfile");
+    said(&here.mdl(&["build", "-q", "q8_0", "-t", &story, modelfile]), "build");
+    said(&here.mdl(&["push", &story]), "push");
+
+    let run = ["run", "--local", &story, "Once upon a time"];
+    let logins = there.place.path("config.json");
+    std::fs::remove_file(&logins).unwrap();
+    let refused = |output: &Output, why: &str| {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains(why), "{why}: {said}");
+    };
+    refused(&there.mdl(&run), "unauthorized: access denied");
+    let login = ["login", host, "-u", "ann", "--password-stdin"];
+    refused(&there.told(&login, "wrong\n"), "access denied");
+    assert!(!logins.exists());
+    assert_eq!(said(&there.told(&login, "secret\n"), "login"), format!("logged in to {host} as ann\n"));
+    assert!(std::fs::read_to_string(&logins).unwrap().contains(LOGIN));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(logins.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    refused(&there.mdl(&[&["--offline"], &run[..]].concat()), "there is no model");
+    assert!(said(&there.mdl(&run), "run").len() > 40);
+    assert_eq!(there.id(&story), here.id(&story));
+
+    said(&there.mdl(&["rm", &story]), "rm");
+    let from = there.place.path("Modelfile").display().to_string();
+    std::fs::write(&from, format!("FROM {story}\nSYSTEM Be brief.\n")).unwrap();
+    refused(&there.mdl(&["--offline", "build", "-t", "brief", &from]), "neither a file nor a model");
+    said(&there.mdl(&["build", "-t", "brief", &from]), "build");
+    assert_eq!(said(&there.mdl(&["show", "--system", "brief"]), "show"), "Be brief.\n");
+
+    assert_eq!(said(&there.mdl(&["logout", host]), "logout"), format!("logged out of {host}\n"));
+    assert!(!std::fs::read_to_string(&logins).unwrap().contains(LOGIN));
+    assert_eq!(said(&there.mdl(&["logout", host]), "logout"), format!("there was no login to {host}\n"));
+    refused(&there.mdl(&["pull", &story]), "unauthorized: access denied");
+    let key = said(&there.mdl(&["signin"]), "signin");
+    assert!(key.contains("ssh-ed25519 AAAA") && key == said(&there.mdl(&["login"]), "login"), "{key}");
 }
 
 #[test]
