@@ -49,6 +49,8 @@ const PREFIXED: &[Variable] = &[
     value("NOHISTORY"),
     value("EDITOR"),
     value("CA_FILE"),
+    value("KEY_REGISTRIES"),
+    value("OFFLINE"),
 ];
 
 /// The others. What is not in these tables is not looked at.

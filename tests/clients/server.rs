@@ -38,7 +38,8 @@ impl Place {
             }
         }
         command.arg("--store").arg(self.path().join("store")).args(["--progress", "none", "--threads", "2"]);
-        command.stdin(Stdio::null());
+        // Nobody elsewhere is spoken to.
+        command.env("MDL_OFFLINE", "1").stdin(Stdio::null());
         command
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
-use super::failures::{self, TransferFailures};
+use super::failures::{self, ErrorBody, TransferFailures};
 use super::ndjson;
 use crate::diagnostic::{Errors, Result};
 use crate::registry::{self, Client, Options, Progress};
@@ -57,6 +57,18 @@ pub struct ProgressResponse {
     /// Bytes done.
     #[serde(skip_serializing_if = "Option::is_none")]
     completed: Option<u64>,
+}
+
+/// A line of an answer: what goes wrong after the first one is the last.
+#[derive(ToSchema)]
+#[schema(as = ollama::TransferLine)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes a body")]
+enum TransferLine {
+    /// How far it is.
+    Progress(ProgressResponse),
+    /// Why it came to nothing.
+    Error(ErrorBody),
 }
 
 impl TransferRequest {
@@ -170,7 +182,7 @@ fn refuse(app: &App, errors: Errors) -> ApiError {
 #[utoipa::path(post, path = "/api/pull", tag = "ollama", request_body = TransferRequest, responses(
     (status = 200, description = "Progress line by line, or its last line", content(
         (ProgressResponse = "application/json"),
-        (ProgressResponse = "application/x-ndjson"),
+        (TransferLine = "application/x-ndjson"),
     )),
     TransferFailures,
 ))]
@@ -192,7 +204,7 @@ pub async fn pull(
 #[utoipa::path(post, path = "/api/push", tag = "ollama", request_body = TransferRequest, responses(
     (status = 200, description = "Progress line by line, or its last line", content(
         (ProgressResponse = "application/json"),
-        (ProgressResponse = "application/x-ndjson"),
+        (TransferLine = "application/x-ndjson"),
     )),
     TransferFailures,
 ))]
