@@ -111,7 +111,12 @@ impl Place {
         for (name, _) in std::env::vars().filter(|(n, _)| n.starts_with("MDL_") || n.starts_with("OLLAMA_")) {
             command.env_remove(name);
         }
-        command.env("HOME", self.0.path()).env("OLLAMA_HOST", host).env_remove("XDG_DATA_HOME");
+        // What is missing stays missing: nobody elsewhere is asked for it.
+        command
+            .env("MDL_OFFLINE", "1")
+            .env("HOME", self.0.path())
+            .env("OLLAMA_HOST", host)
+            .env_remove("XDG_DATA_HOME");
         command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/storyteller"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command

@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::progress::Style;
 use super::{Global, printable, table};
-use crate::diagnostic::Result;
+use crate::diagnostic::{Errors, Result};
 use crate::registry::{self, Client, Options, Progress};
 use crate::store::{Digest, Name, Store};
 
@@ -49,13 +49,20 @@ impl Registry {
         let progress = Transfers::new(global.progress);
         let pulled = registry::block_on(async {
             for name in names {
-                client.pull(store, name, &progress).await?;
+                client.pull(store, name, &progress).await.map_err(|errors| looked_for(errors, name))?;
             }
             Ok(())
         });
         progress.end();
         pulled
     }
+}
+
+/// Why there was anything to pull.
+fn looked_for(errors: Errors, name: &Name) -> Errors {
+    let why =
+        format!("`{name}` is not in the store, and so was looked for there; with `--offline` it is not");
+    Errors(errors.0.into_iter().map(|d| d.help(why.clone())).collect())
 }
 
 /// The least time between two plain or JSON lines of one blob.
