@@ -22,6 +22,12 @@ use crate::store::{Digest, Layer, Store, Stored};
 /// The most documents of one model that are fetched.
 const MOST: usize = 100;
 
+/// The most bytes of a model's documents together.
+const ALL: u64 = 64 << 20;
+
+/// How registries say that they do not know what is asked for: in many ways.
+const REFUSALS: &[&str] = &["not-in-registry", "registry-denied", "registry-misbehaves", "registry-fails"];
+
 /// The header by which a registry says that it lists a manifest with its subject.
 const LISTED: &str = "oci-subject";
 
@@ -74,17 +80,19 @@ pub(super) async fn push(
 /// The registry cannot be reached, or sends what it should not.
 pub(super) async fn fetch(session: &Session, id: &Digest) -> Result<Vec<(Attachment, Vec<u8>)>> {
     let mut documents = Vec::new();
+    let mut total = 0u64;
     if matches!(session.login().await?, Login::Key) {
         return Ok(documents);
     }
     let asked = format!("what is known about {}", session.asked());
     let limit = session.client.options.limits.manifest;
-    let listed = match get(session, &format!("referrers/{id}"), OCI_INDEX, limit, &asked).await? {
+    let listed = match get(session, &format!("referrers/{id}"), OCI_INDEX, &asked, REFUSALS).await? {
         Some(index) => Some(index),
-        None => get(session, &format!("manifests/{}", tag(id)), OCI_INDEX, limit, &asked).await?,
+        None => get(session, &format!("manifests/{}", tag(id)), OCI_INDEX, &asked, REFUSALS).await?,
     };
     for digest in listed.map(|index| digests(&index)).unwrap_or_default() {
-        let Some(bytes) = get(session, &format!("manifests/{digest}"), OCI_MANIFEST, limit, &asked).await?
+        let Some(bytes) =
+            get(session, &format!("manifests/{digest}"), OCI_MANIFEST, &asked, REFUSALS).await?
         else {
             continue;
         };
@@ -94,13 +102,12 @@ pub(super) async fn fetch(session: &Session, id: &Digest) -> Result<Vec<(Attachm
         let Some(attachment) = attachment.flatten().filter(|a| a.subject == *id) else { continue };
         let layer = &attachment.layer;
         let (digest, size) = (layer.digest, layer.size);
-        if size > limit {
-            return Err(misbehaved(format!(
-                "{digest}, of {asked}, has {size} bytes; at most {limit} are read"
-            ))
-            .into());
+        total = total.saturating_add(size);
+        if size > limit || total > ALL {
+            let most = format!("at most {limit} are read of one, and {ALL} of all");
+            return Err(misbehaved(format!("{digest}, of {asked}, has {size} bytes; {most}")).into());
         }
-        let bytes = get(session, &format!("blobs/{digest}"), "*/*", limit, &asked).await?;
+        let bytes = get(session, &format!("blobs/{digest}"), "*/*", &asked, REFUSALS).await?;
         let bytes = bytes.ok_or_else(|| misbehaved(format!("{digest}, of {asked}, is missing")))?;
         held(&digest, &bytes, Some(size))?;
         documents.push((attachment, bytes));
@@ -130,8 +137,9 @@ fn tag(id: &Digest) -> String {
 /// Adds to the index of what is about a manifest.
 async fn list(session: &Session, id: &Digest, entries: Vec<Value>) -> Result<()> {
     let asked = format!("what is known about {}", session.asked());
-    let limit = session.client.options.limits.manifest;
-    let former = get(session, &format!("manifests/{}", tag(id)), OCI_INDEX, limit, &asked).await?;
+    // What is there and cannot be read must not be lost.
+    let former =
+        get(session, &format!("manifests/{}", tag(id)), OCI_INDEX, &asked, &["not-in-registry"]).await?;
     let index: Value = former.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     let mut all = index["manifests"].as_array().cloned().unwrap_or_default();
     for entry in entries {
@@ -150,14 +158,15 @@ async fn put(session: &Session, reference: &str, media_type: &str, bytes: &[u8])
     session.persist(async || session.send(&ask, &asked).await).await
 }
 
-/// Something small; `None` where the registry refuses to have it.
+/// Something small; `None` where the registry refuses to have it, in one of these ways.
 async fn get(
     session: &Session,
     rest: &str,
     accept: &str,
-    limit: u64,
     asked: &str,
+    refusals: &[&str],
 ) -> Result<Option<Vec<u8>>> {
+    let limit = session.client.options.limits.manifest;
     let url = session.url(rest)?;
     let ask = Ask::new(Method::GET, url.clone()).header(ACCEPT, accept);
     let client = &session.client;
@@ -168,13 +177,7 @@ async fn get(
         };
         client.within(client.options.limits.small, &url, work).await
     };
-    // Registries say in many ways that they do not know what is asked for.
-    let refuses = |errors: &Errors| {
-        errors
-            .0
-            .iter()
-            .all(|d| matches!(d.code, "not-in-registry" | "registry-denied" | "registry-misbehaves"))
-    };
+    let refuses = |errors: &Errors| errors.0.iter().all(|d| refusals.contains(&d.code));
     match session.persist(work).await {
         Ok(bytes) => Ok(Some(bytes)),
         Err(errors) if refuses(&errors) => Ok(None),
