@@ -81,7 +81,9 @@ fn what_goes_wrong_is_told() {
         server.post("/api/push", json!({"model": "none"})).error(404),
         "model 'none:latest' not found"
     );
-    let offline = Server::start();
-    let ask = json!({"model": format!("{host}/me/tale:1"), "insecure": true, "stream": false});
-    assert_eq!(offline.post("/api/pull", ask).error(403), "the server does not use the network");
+    let by_option = Setup::new().variable("MDL_OFFLINE", "0").arguments(["--offline"]).start();
+    for offline in [Server::start(), by_option] {
+        let ask = json!({"model": format!("{host}/me/tale:1"), "insecure": true, "stream": false});
+        assert_eq!(offline.post("/api/pull", ask).error(403), "the server does not use the network");
+    }
 }

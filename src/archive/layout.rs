@@ -14,9 +14,9 @@ pub const INDEX: &str = "index.json";
 pub const BLOBS: &str = "blobs/sha256/";
 
 /// A list of manifests.
-pub const MEDIA_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const MEDIA_INDEX: &str = media::OCI_INDEX;
 /// The same, as Docker calls it.
-pub const MEDIA_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub const MEDIA_LIST: &str = media::DOCKER_INDEX;
 /// A manifest, as OCI calls it.
 pub const MEDIA_MANIFEST: &str = media::OCI_MANIFEST;
 

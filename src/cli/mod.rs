@@ -41,6 +41,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::diagnostic::{Diagnostic, Errors, Result, Severity};
 use crate::prompt::isolated;
+use crate::registry;
 use crate::store::Store;
 use crate::terminal::screen::{Screen, printable, write as write_out};
 use crate::terminal::table;
@@ -209,6 +210,7 @@ pub fn main() -> ExitCode {
         }
     };
     let mut global = cli.global.clone();
+    global.offline |= registry::is_offline(&|name| std::env::var_os(name));
     if drop_in {
         global.store = global.store.or_else(ollama::models);
     }
@@ -329,7 +331,7 @@ const MISSING: &[&str] = &["from-not-found", "unknown-model"];
 /// Under `--offline`, a model that is missing may be so for that alone.
 fn say_that_nothing_was_fetched(errors: &mut Errors) {
     for d in errors.0.iter_mut().filter(|d| MISSING.contains(&d.code)) {
-        d.help.push("`--offline` is given, so no registry was asked".to_owned());
+        d.help.push("`--offline` is given, or MDL_OFFLINE set, so no registry was asked".to_owned());
     }
 }
 

@@ -139,6 +139,7 @@ impl Serve {
         config.public = self.public;
         config.tls = self.tls_cert.zip(self.tls_key);
         config.read_only = self.read_only;
+        config.offline = global.offline;
         config.preload = self.preload;
         let keys = self.require_signature.iter().map(|file| PublicKey::read(file));
         config.require_signature = keys.collect::<Result<_>>()?;

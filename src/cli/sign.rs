@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{Global, write_out};
 use crate::diagnostic::{Diagnostic, Result};
+use crate::pipeline;
 use crate::signing::{PrivateKey, files, seal, stored};
 use crate::store::Name;
 
@@ -70,13 +71,5 @@ pub(super) fn within(model: &Path, file: &Path) -> Option<String> {
 }
 
 fn write(to: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let written = tempfile::NamedTempFile::new_in(dir).and_then(|mut temp| {
-        std::io::Write::write_all(&mut temp, bytes)?;
-        temp.as_file().sync_all()?;
-        temp.persist(to).map_err(|e| e.error)
-    });
-    written
-        .map(drop)
-        .map_err(|e| Diagnostic::environment(format!("cannot write {}: {e}", to.display())).into())
+    pipeline::write_file(to, |out| out.write_all(bytes).map_err(|e| Diagnostic::io("write", to, &e).into()))
 }

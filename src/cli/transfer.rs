@@ -33,7 +33,7 @@ impl Registry {
         let environment = Options::from_env(&|name| std::env::var_os(name));
         Options {
             insecure: self.insecure,
-            offline: environment.offline || global.offline,
+            offline: global.offline,
             allow_realms: self.allow_realm.clone(),
             ..environment
         }

@@ -13,8 +13,8 @@ use crate::store::{Digest, Manifest, Name, media, modelpack};
 
 /// What manifests of container images are called.
 pub(super) const OCI_MANIFEST: &str = media::OCI_MANIFEST;
-pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(super) const OCI_INDEX: &str = media::OCI_INDEX;
+const DOCKER_INDEX: &str = media::DOCKER_INDEX;
 
 /// The layers that a model may have.
 const LAYERS: &[&str] = &[

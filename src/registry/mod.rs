@@ -82,7 +82,7 @@ impl Options {
         let more = env("MDL_KEY_REGISTRIES").and_then(|v| v.into_string().ok()).unwrap_or_default();
         let more = more.split(',').map(|h| h.trim().to_ascii_lowercase()).filter(|h| !h.is_empty());
         Options {
-            offline: env("MDL_OFFLINE").is_some_and(|v| !v.is_empty() && v != "0"),
+            offline: is_offline(env),
             ca_file: path("MDL_CA_FILE"),
             docker_config: path("DOCKER_CONFIG")
                 .map(|dir| dir.join("config.json"))
@@ -93,6 +93,11 @@ impl Options {
             ..Options::default()
         }
     }
+}
+
+/// Whether the environment says that no network is to be used; `env` reads a variable.
+pub fn is_offline(env: &dyn Fn(&str) -> Option<OsString>) -> bool {
+    env("MDL_OFFLINE").is_some_and(|v| !v.is_empty() && v != "0")
 }
 
 /// Speaks to registries.

@@ -44,6 +44,8 @@ pub struct Config {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// No create, copy, delete, pull or push.
     pub read_only: bool,
+    /// Nothing is pulled or pushed.
+    pub offline: bool,
     /// Only models that one of these keys signed are loaded; any, where there is none.
     pub require_signature: Vec<PublicKey>,
     /// Models to load before the server is ready.
@@ -75,6 +77,7 @@ impl Default for Config {
             public: false,
             tls: None,
             read_only: false,
+            offline: false,
             require_signature: Vec::new(),
             preload: Vec::new(),
             log_format: LogFormat::Text,

@@ -12,6 +12,10 @@ pub mod media {
     pub const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
     /// What OCI calls a manifest.
     pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    /// A list of manifests, as OCI calls it.
+    pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    /// The same, as Docker calls it.
+    pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
     pub const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
     pub const MODEL: &str = "application/vnd.ollama.image.model";
     pub const ADAPTER: &str = "application/vnd.ollama.image.adapter";

@@ -128,7 +128,7 @@ where
     let permit = app.transfers.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;
     let options =
         Options { insecure: request.insecure == Some(true), ..Options::from_env(&|n| std::env::var_os(n)) };
-    if options.offline {
+    if app.config.offline {
         return Err(ApiError::forbidden("the server does not use the network"));
     }
     let client = app.blocking(move |app| Client::new(options).map_err(|e| refuse(app, e))).await?;
