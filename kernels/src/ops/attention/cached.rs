@@ -49,6 +49,20 @@ impl Cached<'_> {
         !matches!(self, Cached::Blocks(..)) || length.is_multiple_of(32)
     }
 
+    /// The bytes of a page, in lines of 64 bytes; what is left of the last is not among them.
+    #[inline(always)]
+    pub(super) fn page(&self, page: usize, length: usize) -> &[[u8; 64]] {
+        let bytes: &[u8] = match self {
+            Cached::F16(v) => bytemuck::cast_slice(&v[page * PAGE * length..][..PAGE * length]),
+            Cached::F32(v) => bytemuck::cast_slice(&v[page * PAGE * length..][..PAGE * length]),
+            Cached::Blocks(blocks, v) => {
+                let size = PAGE * blocks.row_bytes(length);
+                &v[page * size..][..size]
+            }
+        };
+        bytes.as_chunks().0
+    }
+
     /// Widens the keys of a page to vector `n` of the panel's rows: row i is value i of each.
     #[inline(always)]
     fn keys<S: Simd>(&self, s: S, page: usize, length: usize, n: usize, panel: &mut [[f32; WIDTH]]) {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::few;
 use super::product::{Output, ROWS, Row, WIDTH, product};
 use super::{BLOCK, CHUNK, Head, PAGE, TILE, part_len};
 use crate::Level;
@@ -157,6 +158,9 @@ fn union(seen: &[Range<usize>], block: usize) -> Range<usize> {
 #[inline(always)]
 fn attend<S: Simd>(s: S, tile: &mut Tile, head: &Head<'_>, chunk: usize) {
     let n = tile.seen.len();
+    if few::takes(head, &tile.seen) {
+        return attend_few(s, tile, head, chunk);
+    }
     let first_page = chunk * (CHUNK / PAGE);
     for block in 0..CHUNK / BLOCK {
         let seen = union(&tile.seen, block);
@@ -192,6 +196,20 @@ fn attend<S: Simd>(s: S, tile: &mut Tile, head: &Head<'_>, chunk: usize) {
             values(s, tile, head.value_length, first..n.min(first + ROWS), block);
         }
     }
+}
+
+/// [`attend`] for few queries that see the same.
+#[inline(always)]
+fn attend_few<S: Simd>(s: S, tile: &mut Tile, head: &Head<'_>, chunk: usize) {
+    let Some(seen) = tile.seen.first().cloned() else { return };
+    few::scores(s, head, &tile.queries, (chunk, &seen), &mut tile.scores);
+    for (i, scores) in tile.scores.iter_mut().enumerate() {
+        let (weights, greatest) = soften(s, head.soft_cap, scores, seen.clone());
+        tile.sums.weights[i] = weights;
+        tile.sums.greatest[i] = greatest;
+    }
+    let stride = stride(head.value_length);
+    few::values(s, head, &tile.scores, (chunk, &seen), (&mut tile.sums.values, stride));
 }
 
 /// Scores of some queries at the pages of a block with the positions `seen`; beyond those they mean nothing.

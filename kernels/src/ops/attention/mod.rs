@@ -24,6 +24,7 @@
 
 mod cached;
 mod chunk;
+mod few;
 mod product;
 #[cfg(test)]
 mod tests;

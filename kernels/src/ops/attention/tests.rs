@@ -207,6 +207,50 @@ fn blocks_are_close_and_alike_on_every_level() {
     }
 }
 
+/// Queries that see the same are computed another way than those that do not: with one more that sees less, they
+/// are the same bits.
+#[test]
+fn few_queries_agree_with_many() {
+    let mut random = Random(22);
+    for lengths in [(64, 64), (96, 160), (288, 32)] {
+        for (hostile, seen) in
+            [(false, 0..300), (true, 0..300), (false, 37..290), (false, 5..7), (true, 256..257)]
+        {
+            for n in 1..=9 {
+                let mut positions = vec![seen.clone(); n];
+                positions.push(seen.start..seen.start + 1);
+                let mut case = Case::new(&mut random, 300, lengths, positions);
+                if hostile {
+                    for values in [&mut case.keys, &mut case.values] {
+                        let hostile = random.hostile(values.len());
+                        values.iter_mut().zip(hostile).step_by(97).for_each(|(v, h)| *v = h);
+                    }
+                }
+                for level in Level::available() {
+                    for half in [false, true] {
+                        let many = case.run(level, half, 0..n + 1);
+                        let few = case.run(level, half, 0..n);
+                        assert_eq!(
+                            bits(&few),
+                            bits(&many[..few.len()]),
+                            "{level:?} {lengths:?} {n} {seen:?}"
+                        );
+                    }
+                    for blocks in [KvBlocks::Q8_0, KvBlocks::Q4_0] {
+                        let many = case.run_blocks(level, blocks, 0..n + 1);
+                        let few = case.run_blocks(level, blocks, 0..n);
+                        assert_eq!(
+                            bits(&few),
+                            bits(&many[..few.len()]),
+                            "{blocks:?} {level:?} {lengths:?} {n}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Ranges that begin and end around the borders of pages, blocks and chunks.
 fn borders() -> Vec<Range<usize>> {
     vec![
