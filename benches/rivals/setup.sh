@@ -3,8 +3,9 @@
 # PyPI package; BF16, three shards, float32), and llama.cpp, built from the sdist of llama-cpp-python.
 # Needs Python 3, a C++ compiler, and about 20 minutes on two cores.
 #
-# usage: setup.sh DIR [server] [ik] [convert]
+# usage: setup.sh DIR [server] [avx2] [ik] [convert]
 #   server    llama-server, too
+#   avx2      llama-bench once more, without AVX-512 and AMX, into DIR/avx2
 #   ik        ik_llama.cpp, too, built from the sdist of ik-llama-cpp-python into DIR/ik (some 25 minutes)
 #   convert   what convert_hf_to_gguf.py imports: torch and transformers (gigabytes)
 set -euo pipefail
@@ -54,6 +55,15 @@ if wants server && [ ! -x bin/llama-server ]; then
         -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_SERVER=ON
     ninja -C build-server llama-server
     cp build-server/bin/llama-server bin/
+fi
+if wants avx2 && [ ! -x avx2/bin/llama-batched-bench ]; then
+    source=$(echo "$PWD"/sdist/llama_cpp_python-*/vendor/llama.cpp)
+    cmake -S "$source" -B avx2/build -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF -DGGML_SSE42=ON \
+        -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_BMI2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DLLAMA_CURL=OFF \
+        -DLLAMA_OPENSSL=OFF -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF
+    ninja -C avx2/build llama-bench llama-batched-bench
+    mkdir -p avx2/bin
+    cp avx2/build/bin/llama-bench avx2/build/bin/llama-batched-bench avx2/bin/
 fi
 if wants ik && [ ! -x ik/bin/llama-bench ]; then
     [ -n "$(ls sdist/ik_llama_cpp_python-*.tar.gz 2>/dev/null)" ] ||

@@ -2,9 +2,11 @@
 """mdl beside llama.cpp and ik_llama.cpp: the same files, threads and tokens, in turn, several rounds, medians.
 
 usage: speed.py DIR [GROUP...] [--rounds 5] [--threads 2] [--presets q4_0,...] [--large-presets q4_K_M,q8_0]
-                [--context 4096] [--mdl PATH] [--python PATH] [--json FILE] [--markdown]
+                [--context 4096] [--level avx2] [--mdl PATH] [--python PATH] [--json FILE] [--markdown]
 
-DIR is as setup.sh made it; what is not there (ik_llama.cpp) is left out. Groups, all by default:
+DIR is as setup.sh made it; what is not there (ik_llama.cpp) is left out. With `--level avx2`, mdl uses no more than
+that, and is beside the llama.cpp that `setup.sh DIR avx2` built; the groups that need only llama-bench then. Groups,
+all by default:
 
 small      SmolLM2-135M: prefill 512 and decode 128
 large      the same of a synthetic Llama of 1.1 billion parameters (2048 wide, 16 blocks)
@@ -21,6 +23,7 @@ Build first: cargo build --release --bin mdl
 """
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -29,6 +32,8 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GROUPS = ("small", "large", "long", "depth", "batch", "first", "memory", "quantize", "convert")
+# What llama-bench and llama-batched-bench measure.
+BENCH_GROUPS = GROUPS[:5]
 PROMPT = "The capital of France is a city on the river that runs through it, and"
 LARGE = "--hidden 2048 --layers 16 --heads 32 --kv-heads 8 --ffn 8192 --vocab 2048".split()
 RIVALS = ("llama.cpp", "ik_llama.cpp")
@@ -43,6 +48,7 @@ def arguments():
     parser.add_argument("--presets", default="q4_0,q4_K_M,q5_K_M,q6_K,q8_0,f16,bf16")
     parser.add_argument("--large-presets", default="q4_K_M,q8_0")
     parser.add_argument("--context", type=int, default=4096)
+    parser.add_argument("--level", choices=["avx2"])
     parser.add_argument("--mdl", type=pathlib.Path, default=ROOT / "target" / "release" / "mdl")
     parser.add_argument("--python", default=sys.executable, help="runs convert_hf_to_gguf.py")
     parser.add_argument("--json", type=pathlib.Path)
@@ -51,7 +57,9 @@ def arguments():
     unknown = set(options.groups) - set(GROUPS)
     if unknown:
         parser.error(f"no such group: {', '.join(sorted(unknown))}")
-    options.groups = options.groups or list(GROUPS)
+    options.groups = options.groups or list(GROUPS if not options.level else BENCH_GROUPS)
+    if options.level and not set(options.groups) <= set(BENCH_GROUPS):
+        parser.error(f"with --level: {', '.join(BENCH_GROUPS)}")
     options.dir = options.dir.resolve()
     return options
 
@@ -61,6 +69,9 @@ OUT = O.dir / "out"
 OUT.mkdir(exist_ok=True)
 STORE = OUT / "store"
 BIN = {"llama.cpp": O.dir / "bin", "ik_llama.cpp": O.dir / "ik" / "bin"}
+if O.level:
+    os.environ["MDL_LEVEL"] = O.level
+    BIN = {"llama.cpp": O.dir / O.level / "bin", "ik_llama.cpp": O.dir / O.level / "ik" / "bin"}
 # ik_llama.cpp repacks weights, and has flash attention, only when it is told to.
 FLAGS = {"llama.cpp": [], "ik_llama.cpp": ["-rtr", "1", "-fa", "1"]}
 MDL = [str(O.mdl), "--store", str(STORE), "--progress", "none", "--threads", str(O.threads)]
