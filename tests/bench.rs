@@ -128,7 +128,13 @@ fn a_profile_accounts_for_all_of_the_time() {
     }
     let json: Value = serde_json::from_str(&place.ok(&[&profiled[..], &["--json"]].concat())).unwrap();
     let result = &json["results"][0];
-    for limit in ["read_bytes_per_second", "read_bytes", "float32_macs_per_second", "int8_macs_per_second"] {
+    for limit in [
+        "read_bytes_per_second",
+        "read_bytes",
+        "float32_macs_per_second",
+        "bf16_macs_per_second",
+        "int8_macs_per_second",
+    ] {
         assert!(result["limits"][limit].as_f64().unwrap() > 0.0, "{limit}");
     }
     for (test, steps) in [(0, 1), (1, 3)] {

@@ -216,13 +216,20 @@ fn float32_is_the_reference() {
 }
 
 #[test]
-fn bfloat16_weights_are_the_same_numbers() {
+fn bfloat16_activations_are_close() {
     let run = |ty| {
         let model = model(RopeKind::Neox, ty, CpuOptions::default());
         let ids = ids(&reference()["prompts"][0]["ids"]);
         session(&model, KvType::F16).prefill(&ids).unwrap().to_vec()
     };
-    assert_eq!(run(TensorType::BF16), run(TensorType::F32));
+    // The weights are the same numbers; what they are multiplied with is rounded.
+    let off = run(TensorType::BF16)
+        .iter()
+        .zip(run(TensorType::F32))
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
+    println!("BF16: {off:.2e}");
+    assert!(off > 0.0 && off < 2e-2, "{off:e}");
 }
 
 #[test]
@@ -237,7 +244,7 @@ fn eight_bits_are_close() {
 #[test]
 fn greedy_tokens_depend_on_nothing_else() {
     let prompt = ids(&reference()["prompts"][1]["ids"]);
-    for ty in [TensorType::F32, TensorType::Q8_0] {
+    for ty in [TensorType::F32, TensorType::BF16, TensorType::Q8_0] {
         let mut seen: Vec<(Vec<u32>, Vec<u32>)> = Vec::new();
         for level in Level::available() {
             for (threads, columns) in [(1, 512), (2, 5)] {

@@ -9,6 +9,7 @@ use crate::diagnostic::Result;
 use crate::passes::package::human_number;
 use crate::pipeline::bench::{self, Benched, Limits, Measured, Statistics};
 use crate::pipeline::models;
+use crate::runtime::cost::Cost;
 use crate::runtime::kv::KvType;
 use crate::runtime::timing::{Entry, Kind, Profile, Test};
 use crate::world::SystemWorld;
@@ -173,11 +174,12 @@ fn text(found: &[(&str, Benched)]) -> String {
             out.push_str(&profile_table(profile, limits));
         }
         out.push_str(&format!(
-            "\nlimits with {} threads: {:.1} GB/s read of {}; {:.0} GMAC/s of int8, {:.0} GMAC/s of float32\n",
+            "\nlimits with {} threads: {:.1} GB/s read of {}; GMAC/s: {:.0} of int8, {:.0} of bf16, {:.0} of float32\n",
             benched.threads,
             limits.read / 1e9,
             table::size(limits.read_bytes),
             limits.int8_macs / 1e9,
+            limits.bf16_macs / 1e9,
             limits.float_macs / 1e9
         ));
     }
@@ -229,13 +231,14 @@ struct Shares {
 impl Shares {
     fn of(entry: &Entry, limits: &Limits) -> Shares {
         let seconds = entry.time.as_secs_f64().max(1e-12);
-        let (float, int8) = (entry.cost.float_macs as f64 / seconds, entry.cost.int8_macs as f64 / seconds);
+        let Cost { float_macs, bf16_macs, int8_macs, .. } = entry.cost;
+        let [float, bf16, int8] = [float_macs, bf16_macs, int8_macs].map(|macs| macs as f64 / seconds);
         let bandwidth = entry.cost.bytes as f64 / seconds;
         Shares {
             bandwidth,
             of_read: bandwidth / limits.read,
-            macs: float + int8,
-            of_peak: float / limits.float_macs + int8 / limits.int8_macs,
+            macs: float + bf16 + int8,
+            of_peak: float / limits.float_macs + bf16 / limits.bf16_macs + int8 / limits.int8_macs,
         }
     }
 }
@@ -296,6 +299,7 @@ fn result(model: &str, benched: &Benched) -> Value {
             "read_bytes_per_second": limits.read,
             "read_bytes": limits.read_bytes,
             "float32_macs_per_second": limits.float_macs,
+            "bf16_macs_per_second": limits.bf16_macs,
             "int8_macs_per_second": limits.int8_macs,
         });
     }
@@ -311,6 +315,7 @@ fn profile_value(profile: &Profile, limits: &Limits) -> Value {
             "seconds": entry.time.as_secs_f64(),
             "bytes": entry.cost.bytes,
             "float32_macs": entry.cost.float_macs,
+            "bf16_macs": entry.cost.bf16_macs,
             "int8_macs": entry.cost.int8_macs,
             "share_of_read": shares.of_read,
             "share_of_peak": shares.of_peak,

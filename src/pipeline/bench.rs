@@ -92,6 +92,8 @@ pub struct Limits {
     pub read_bytes: u64,
     /// Multiply-adds of float32 a second.
     pub float_macs: f64,
+    /// Multiply-adds of BF16 a second.
+    pub bf16_macs: f64,
     /// Multiply-adds of int8 a second.
     pub int8_macs: f64,
 }
@@ -205,6 +207,7 @@ fn measure_limits(level: Level, bytes: u64, threads: usize) -> Result<Limits> {
         read,
         read_bytes: bytes,
         float_macs: limits::float_peak(level, threads),
+        bf16_macs: limits::bf16_peak(level, threads),
         int8_macs: limits::int8_peak(level, threads),
     })
 }

@@ -1,6 +1,7 @@
 //! What a step costs, read off its program: for each operation the bytes it moves and the products it adds up.
 
-use mdl_kernels::ops::matmul::Packed;
+use mdl_kernels::TensorType;
+use mdl_kernels::ops::matmul::{Packed, takes_blocks};
 
 use super::backend::Column;
 use super::kv::{KvLayout, KvType};
@@ -16,6 +17,8 @@ pub struct Cost {
     pub bytes: u64,
     /// Multiply-adds of float32.
     pub float_macs: u64,
+    /// Multiply-adds of BF16: of the few weights of that type that take float32 activations, too.
+    pub bf16_macs: u64,
     /// Multiply-adds of int8.
     pub int8_macs: u64,
 }
@@ -46,7 +49,8 @@ impl Program {
 
     fn cost(&self, op: &Op, step: &Step<'_>, kv: KvType) -> Cost {
         let columns = step.columns.len() as u64;
-        let mut cost = Cost { name: self.operation_name(op), bytes: 0, float_macs: 0, int8_macs: 0 };
+        let mut cost =
+            Cost { name: self.operation_name(op), bytes: 0, float_macs: 0, bf16_macs: 0, int8_macs: 0 };
         match op {
             Op::Embed { table, out, .. } | Op::AddPosition { table, out } => {
                 let matrix = &self.matrices[table.0];
@@ -190,9 +194,10 @@ impl Program {
     }
 
     fn count_macs(&self, cost: &mut Cost, weights: &[MatrixId], macs: u64) {
-        match weights.first().is_some_and(|id| self.takes_blocks(*id)) {
-            true => cost.int8_macs += macs,
-            false => cost.float_macs += macs,
+        match weights.first().map(|id| self.matrices[id.0].tensor_type()) {
+            Some(ty) if takes_blocks(ty) => cost.int8_macs += macs,
+            Some(TensorType::BF16) => cost.bf16_macs += macs,
+            _ => cost.float_macs += macs,
         }
     }
 
@@ -230,8 +235,6 @@ impl Program {
 
 #[cfg(test)]
 mod tests {
-    use mdl_kernels::TensorType;
-
     use super::*;
     use crate::runtime::testing;
 
@@ -243,6 +246,24 @@ mod tests {
 
     fn columns(n: usize, from: usize) -> Vec<Column> {
         (0..n).map(|i| Column { token: 1, position: from + i, sequence: 0 }).collect()
+    }
+
+    #[test]
+    fn multiply_adds_count_for_the_type_of_the_weights() {
+        for ty in [TensorType::F16, TensorType::BF16, TensorType::Q4_0] {
+            let spec = testing::spec(false);
+            let tensors = testing::tensors(&spec, &|_| ty);
+            let costs = Program::lower(spec, tensors).unwrap().costs(&columns(4, 0), 1, KvType::F16);
+            let products = costs.iter().filter(|c| c.name.starts_with("matmul"));
+            for Cost { name, float_macs, bf16_macs, int8_macs, .. } in products {
+                let counted = [
+                    (TensorType::F16, float_macs),
+                    (TensorType::BF16, bf16_macs),
+                    (TensorType::Q4_0, int8_macs),
+                ];
+                assert!(counted.into_iter().all(|(of, macs)| (*macs > 0) == (of == ty)), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -116,6 +116,7 @@ pub fn tensor_list(spec: &DecoderSpec, ty: &dyn Fn(&str) -> TensorType) -> Vec<T
         let bytes: Vec<u8> = match ty {
             TensorType::F32 => (0..n).flat_map(|_| float(0.3).to_le_bytes()).collect(),
             TensorType::F16 => (0..n).flat_map(|_| half::f16::from_f32(float(0.3)).to_le_bytes()).collect(),
+            TensorType::BF16 => (0..n).flat_map(|_| half::bf16::from_f32(float(0.3)).to_le_bytes()).collect(),
             TensorType::Q4_0 | TensorType::Q8_0 => {
                 let d = if ty == TensorType::Q4_0 { 0.03 } else { 0.002 };
                 (0..n / 32)

@@ -191,6 +191,7 @@ impl Profile {
             Some(entry) => {
                 entry.cost.bytes += cost.bytes;
                 entry.cost.float_macs += cost.float_macs;
+                entry.cost.bf16_macs += cost.bf16_macs;
                 entry.cost.int8_macs += cost.int8_macs;
                 entry.calls += 1;
                 entry.time += time;

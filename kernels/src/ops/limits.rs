@@ -1,5 +1,5 @@
 //! What the machine can do at most, measured: how fast memory is read, and how many multiply-adds a second its
-//! vector units finish. A profile is held against these figures of the same run.
+//! vector units finish, of each kind. A profile is held against these figures of the same run.
 //!
 //! Each figure is the best of several short stretches: what disturbs a measurement only makes it slower.
 
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::dots::Dots;
 use super::on_level;
+#[cfg(target_arch = "x86_64")]
+use super::simd::Avx512;
 use super::simd::{LANES, Simd};
 use crate::Level;
 use crate::memory::Pages;
@@ -48,6 +50,18 @@ pub fn float_peak(level: Level, threads: usize) -> f64 {
     let time = best(threads, |_| float_loop(level, TURNS));
     let products = if wide(level) { 4 } else { 1 } * COLUMNS * LANES;
     (threads.max(1) * TURNS * products) as f64 / time.as_secs_f64()
+}
+
+/// Multiply-adds of BF16 a second of `threads` threads: by the instruction for pairs of them, or where the machine has
+/// none, those of float32.
+pub fn bf16_peak(level: Level, threads: usize) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(token) = Avx512::available(level) {
+        // SAFETY: the token is proof of the features.
+        let time = best(threads, |_| unsafe { multiply_pairs(token, TURNS) });
+        return (threads.max(1) * TURNS * 2 * 4 * COLUMNS * LANES) as f64 / time.as_secs_f64();
+    }
+    float_peak(level, threads)
 }
 
 /// Multiply-adds of int8 a second of `threads` threads: on vectors with weights in the first cache, as the kernels of
@@ -150,6 +164,31 @@ fn multiply_tile<S: Simd, const ROWS: usize>(s: S, x: [S::F; COLUMNS], turns: us
         }
     }
     sums.into_iter().flatten().map(|sum| s.sum(sum)).sum()
+}
+
+/// As [`multiply_tile`], with pairs of BF16: 1 and 1, times 0.5 and 2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
+fn multiply_pairs(s: Avx512<true>, turns: usize) -> f32 {
+    let x = [s.splat(black_box(f32::from_bits(0x4000_3f00))); COLUMNS];
+    let w = s.splat(black_box(f32::from_bits(0x3f80_3f80)));
+    let mut sums = [[s.splat(0.0); COLUMNS]; 4];
+    // Sums of one value would be one sum.
+    for (i, sum) in sums.as_flattened_mut().iter_mut().enumerate() {
+        *sum = s.splat(black_box(i as f32));
+    }
+    for _ in 0..turns {
+        for row in &mut sums {
+            for (sum, x) in row.iter_mut().zip(x) {
+                *sum = s.dot_bf16(w, x, *sum);
+            }
+        }
+    }
+    let mut total = 0.0;
+    for sum in sums.as_flattened() {
+        total += s.sum(*sum);
+    }
+    total
 }
 
 #[inline(always)]
@@ -266,8 +305,12 @@ mod tests {
     #[test]
     fn every_level_has_its_limits() {
         for level in Level::available() {
-            let figures =
-                [read_bandwidth(level, 1 << 20, 2).unwrap(), float_peak(level, 1), int8_peak(level, 2)];
+            let figures = [
+                read_bandwidth(level, 1 << 20, 2).unwrap(),
+                float_peak(level, 1),
+                bf16_peak(level, 1),
+                int8_peak(level, 2),
+            ];
             // Slower than the slowest machine, faster than the fastest.
             assert!(figures.iter().all(|f| f.is_finite() && *f > 1e4 && *f < 1e16), "{level:?}: {figures:?}");
         }
@@ -283,6 +326,13 @@ mod tests {
             let rows = if wide(level) { 4.0 } else { 1.0 };
             let sum = float_loop(level, 10);
             assert_eq!(sum, rows * 10.0 * 8.0 * LANES as f32);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(token) = Avx512::available(level) {
+                // 16 sums begin with 0 to 15, and get 2.5 ten times.
+                // SAFETY: the token is proof of the features.
+                let sum = unsafe { multiply_pairs(token, 10) };
+                assert_eq!(sum, (120.0 + 16.0 * 25.0) * LANES as f32);
+            }
             // x = 4, 3, 2, 1 and one more in the lowest for each column: 10, 11, 12, 13 times 3.
             let lines = vec![[3u8; 64]; 64];
             let sum = int8_loop(level, &lines);

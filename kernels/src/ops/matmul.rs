@@ -1,8 +1,8 @@
 //! Weights times activations: `y[column, row] = sum over k of w[row, k] * x[column, k]`.
 //!
 //! A weight with superblocks or blocks is multiplied as 8-bit integers with activations in blocks
-//! of int8 ([`super::activation`]); a float weight with float32 activations. Which one a type
-//! needs is [`Weight::takes_blocks`].
+//! of int8 ([`super::activation`]); a float weight with float32 activations, which for BF16 are rounded to
+//! BF16 first. Which one a type needs is [`Weight::takes_blocks`].
 
 use std::fmt;
 use std::ops::Range;
@@ -435,6 +435,7 @@ mod tests {
                             let block = &case.blocks[(c * 512 + k) / BLOCK];
                             f64::from(block.d) * f64::from(block.q[k % BLOCK])
                         }
+                        false if ty == TensorType::BF16 => half::bf16::from_f32(case.x[c * 512 + k]).to_f64(),
                         false => f64::from(case.x[c * 512 + k]),
                     };
                     let exact: f64 = row.iter().enumerate().map(|(k, w)| f64::from(*w) * x(k)).sum();

@@ -1,26 +1,34 @@
-//! Float weights times float32 columns.
+//! Float weights times float32 columns; those of BF16 times columns rounded to BF16, if they may be ([`pairs`]).
 //!
 //! A product is the sum of the sums of blocks of [`BLOCK`] terms. A block's sum starts at 0 and takes its
 //! terms in order, each by one fused multiply-add; the product starts as the first block's sum, to which
-//! the others are added in order. So a lane can be a row: no sum goes across lanes, a weight is one vector
-//! of sixteen rows ([`pack`]), and an activation is one broadcast.
+//! the others are added in order. With rounded columns, the terms go in pairs, in order, the second of a pair
+//! first. (Rows of BF16 with an odd number of terms have a term of zeros more.) So a lane can be a row: no sum
+//! goes across lanes, a weight is one vector of sixteen rows ([`pack`]), and an activation is one broadcast.
 //!
 //! Few columns take the weights as they come, in one pass over memory. More are multiplied block by block:
-//! a block of two panels is widened to float32 once and stays in the first-level cache while all columns
-//! pass, and a block of the columns stays in the second-level cache while all panels of the call pass.
+//! a block of two panels, widened to float32 once unless it is multiplied as it is, stays in the first-level cache
+//! while all columns pass, and a block of the columns stays in the second-level cache while all panels of the call
+//! pass.
 
 mod pack;
+mod pairs;
 mod tile;
 
 use std::ops::Range;
 
 use super::matmul::Weight;
 use super::on_level;
+#[cfg(target_arch = "x86_64")]
+use super::simd::Avx512;
 use super::simd::{LANES, Simd};
 use crate::{Level, TensorType};
 
 pub use pack::PackedFloat;
-use tile::{Bf16, F16, F32, Line, Stored, Wide};
+#[cfg(target_arch = "x86_64")]
+use pairs::Dot;
+use pairs::{Exact, Rounded};
+use tile::{F16, F32, Line, Stored, Wide};
 
 /// Terms of a block.
 const BLOCK: usize = 128;
@@ -37,7 +45,7 @@ const FEW: usize = 24;
 /// Room for a product, kept from call to call.
 #[derive(Default)]
 pub(super) struct Room {
-    /// Columns, or a block of them, as tiles take them.
+    /// Words of the columns, or of a block of them, as tiles take them.
     x: Vec<Line>,
     /// Widened blocks of panels.
     wide: Vec<Line>,
@@ -74,6 +82,45 @@ pub fn tile_of_floats(rows: usize, columns: usize, threads: usize) -> Option<(us
     Some((tile_rows.clamp(2 * LANES, most), share.clamp(48, COLUMNS)))
 }
 
+/// How a weight is multiplied.
+#[derive(Clone, Copy)]
+enum Way {
+    F32,
+    F16,
+    /// Pairs of BF16 and float32 columns.
+    Exact,
+    /// Pairs of BF16 and rounded columns.
+    Rounded,
+    /// The same with the machine's instruction for it.
+    #[cfg(target_arch = "x86_64")]
+    Dot(Avx512<true>),
+}
+
+impl Way {
+    /// A weight that is not packed is looked through for what tells it.
+    fn of(level: Level, weight: &Weight<'_>, packed: Option<&PackedFloat>) -> Way {
+        match weight.tensor_type() {
+            TensorType::F32 => Way::F32,
+            TensorType::F16 => Way::F16,
+            TensorType::BF16 => match packed {
+                Some(packed) if packed.rounds() => Way::rounded(level),
+                None if pairs::round(level, weight, 0..weight.rows()) => Way::rounded(level),
+                _ => Way::Exact,
+            },
+            ty => panic!("type {ty} takes blocks of activations"),
+        }
+    }
+
+    fn rounded(level: Level) -> Way {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(token) = Avx512::available(level) {
+            return Way::Dot(token);
+        }
+        let _ = level;
+        Way::Rounded
+    }
+}
+
 /// Gives `put(row, column, values)` the products of consecutive rows with each column of `x`, which is
 /// `[columns, cols]`. `packed` are the panels of `weight`.
 ///
@@ -86,15 +133,31 @@ pub(super) fn multiply(
     rows: Range<usize>,
     x: &[f32],
     room: &mut Room,
-    put: &mut dyn FnMut(usize, usize, &[f32]),
+    put: Put<'_>,
 ) {
     assert!(
         x.len().is_multiple_of(weight.cols()),
         "an input column has a value for each of the weight's columns"
     );
+    assert!(packed.is_none_or(|packed| packed.is_of(weight)), "the panels are those of the weight");
+    let way = Way::of(level, weight, packed);
+    multiply_in(way, level, weight, packed, rows, x, room, put);
+}
+
+#[expect(clippy::too_many_arguments, reason = "those of `multiply`, and the way")]
+fn multiply_in(
+    way: Way,
+    level: Level,
+    weight: &Weight<'_>,
+    packed: Option<&PackedFloat>,
+    rows: Range<usize>,
+    x: &[f32],
+    room: &mut Room,
+    put: Put<'_>,
+) {
     let product = |panels: &[u8], first: usize, room: &mut Room, put: Put<'_>| {
         let input = Input { panels, cols: weight.cols(), x };
-        multiply_panels(level, weight.tensor_type(), input, room, &mut |row, column, values| {
+        multiply_panels(way, level, input, room, &mut |row, column, values| {
             // The lanes that are rows of the product.
             let first = first + row;
             let (start, end) = (first.max(rows.start), (first + values.len()).min(rows.end));
@@ -104,7 +167,6 @@ pub(super) fn multiply(
         });
     };
     if let Some(packed) = packed {
-        assert!(packed.is_of(weight), "the panels are those of the weight");
         let mut panel = rows.start / LANES;
         let end = rows.end.div_ceil(LANES);
         while panel < end {
@@ -115,7 +177,7 @@ pub(super) fn multiply(
         return;
     }
     let mut panel = std::mem::take(&mut room.panel);
-    panel.resize(pack::panel_bytes(weight), 0);
+    panel.resize(pack::panel_bytes(weight.tensor_type(), weight.cols()).unwrap_or(0), 0);
     for start in rows.clone().step_by(LANES) {
         pack::pack_panel(level, weight, start..(start + LANES).min(rows.end), &mut panel);
         product(&panel, start, room, put);
@@ -130,14 +192,14 @@ type Put<'a> = &'a mut dyn FnMut(usize, usize, &[f32]);
 /// Panels and the columns that they are multiplied with.
 #[derive(Clone, Copy)]
 struct Input<'a> {
-    /// `[panels, cols, 16]`.
+    /// Whole panels, as [`PackedFloat`] has them.
     panels: &'a [u8],
     cols: usize,
     /// `[columns, cols]`.
     x: &'a [f32],
 }
 
-fn multiply_panels(level: Level, ty: TensorType, input: Input<'_>, room: &mut Room, put: Put<'_>) {
+fn multiply_panels(way: Way, level: Level, input: Input<'_>, room: &mut Room, put: Put<'_>) {
     macro_rules! run {
         ($float:ident) => {{
             #[inline(always)]
@@ -152,18 +214,27 @@ fn multiply_panels(level: Level, ty: TensorType, input: Input<'_>, room: &mut Ro
             on_level!(level, body(input: Input<'_>, room: &mut Room, put: Put<'_>))
         }};
     }
-    match ty {
-        TensorType::F32 => run!(F32),
-        TensorType::F16 => run!(F16),
-        TensorType::BF16 => run!(Bf16),
-        ty => panic!("type {ty} takes blocks of activations"),
+    match way {
+        Way::F32 => run!(F32),
+        Way::F16 => run!(F16),
+        Way::Exact => run!(Exact),
+        Way::Rounded => run!(Rounded),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the token is proof of all these features.
+        Way::Dot(token) => unsafe { dot(token, input, room, put) },
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16")]
+fn dot(s: Avx512<true>, input: Input<'_>, room: &mut Room, put: Put<'_>) {
+    columns::<Avx512<true>, Dot, 2, 12, 8, 4>(s, input, room, put);
 }
 
 /// Tiles of `P` panels and `C3`, `C2` or `C1` columns; the columns are filled up with zeros to a multiple
 /// of the last.
 #[inline(always)]
-fn columns<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
+fn columns<S: Simd, T: Stored<S>, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
     s: S,
     input: Input<'_>,
     room: &mut Room,
@@ -172,7 +243,9 @@ fn columns<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize,
     let n = input.x.len() / input.cols;
     match n {
         0 => {}
-        1 => one::<S, T>(s, input, put),
+        1 => one::<S, T>(s, input, room, put),
+        // With few registers, the largest tile leaves none to widen in.
+        2..=FEW if T::WIDEN && S::REGISTERS == 16 => few::<S, T, P, C2, C2, C1>(s, input, room, put),
         2..=FEW => few::<S, T, P, C3, C2, C1>(s, input, room, put),
         _ => many::<S, T, P, C3, C2, C1>(s, input, room, put),
     }
@@ -180,17 +253,19 @@ fn columns<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize,
 
 /// One column: four panels at once, so that no sum waits for the one before it.
 #[inline(always)]
-fn one<S: Simd, T: Stored>(s: S, input: Input<'_>, put: Put<'_>) {
-    let panels = T::chunks(input.panels);
+fn one<S: Simd, T: Stored<S>>(s: S, input: Input<'_>, room: &mut Room, put: Put<'_>) {
+    let Input { panels, cols, x } = input;
+    tile::arrange::<S, T>(s, x, cols, 0..cols, [1; 3], &mut room.x);
+    let chunks = cols.div_ceil(T::TERMS);
     let mut panel = 0;
-    for four in panels.chunks(4 * input.cols) {
-        let mut of = four.chunks_exact(input.cols);
+    for four in T::chunks(panels).chunks(4 * chunks) {
+        let mut of = four.chunks_exact(chunks);
         if let (Some(a), Some(b), Some(c), Some(d)) = (of.next(), of.next(), of.next(), of.next()) {
-            let [sums] = tile::column::<S, T, 4>(s, [a, b, c, d], input.x);
+            let [sums] = tile::column::<S, T, 4>(s, [a, b, c, d], &room.x);
             put(panel * LANES, 0, sums.as_flattened());
         } else {
-            for (i, a) in four.chunks_exact(input.cols).enumerate() {
-                let [sums] = tile::column::<S, T, 1>(s, [a], input.x);
+            for (i, a) in four.chunks_exact(chunks).enumerate() {
+                let [sums] = tile::column::<S, T, 1>(s, [a], &room.x);
                 put((panel + i) * LANES, 0, sums.as_flattened());
             }
         }
@@ -211,7 +286,7 @@ macro_rules! with_width {
 
 /// Few columns: the weights as they come.
 #[inline(always)]
-fn few<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
+fn few<S: Simd, T: Stored<S>, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
     s: S,
     input: Input<'_>,
     room: &mut Room,
@@ -219,16 +294,15 @@ fn few<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, con
 ) {
     let Input { panels, cols, x } = input;
     let n = x.len() / cols;
-    let lines = cols.div_ceil(LANES);
-    tile::arrange(x, cols, 0..cols, [C3, C2, C1], &mut room.x);
-    let panels = T::chunks(panels);
-    for (group, panels) in panels.chunks(P * cols).enumerate() {
+    let (lines, chunks) = (cols.div_ceil(T::LINE), cols.div_ceil(T::TERMS));
+    tile::arrange::<S, T>(s, x, cols, 0..cols, [C3, C2, C1], &mut room.x);
+    for (group, panels) in T::chunks(panels).chunks(P * chunks).enumerate() {
         for (c, width) in tile::widths(n, [C3, C2, C1]) {
             let x = &room.x[c * lines..(c + width) * lines];
             macro_rules! tile {
                 ($c:expr) => {
-                    if panels.len() == P * cols {
-                        let a = std::array::from_fn(|p| &panels[p * cols..(p + 1) * cols]);
+                    if panels.len() == P * chunks {
+                        let a = std::array::from_fn(|p| &panels[p * chunks..(p + 1) * chunks]);
                         let sums = tile::product::<S, T, P, $c>(s, a, x);
                         for (i, sums) in sums.iter().take(n - c).enumerate() {
                             put(group * P * LANES, c + i, sums.as_flattened());
@@ -248,7 +322,7 @@ fn few<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, con
 
 /// Many columns: block by block.
 #[inline(always)]
-fn many<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
+fn many<S: Simd, T: Stored<S>, const P: usize, const C3: usize, const C2: usize, const C1: usize>(
     s: S,
     input: Input<'_>,
     room: &mut Room,
@@ -256,7 +330,8 @@ fn many<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, co
 ) {
     let Input { panels, cols, x } = input;
     let panels = T::chunks(panels);
-    let count = panels.len() / cols;
+    let chunks = cols.div_ceil(T::TERMS);
+    let count = panels.len() / chunks;
     let Room { x: arranged, wide, sums, column, .. } = room;
     wide.resize(P * BLOCK, Line::ZERO);
     for (group, x) in x.chunks(COLUMNS * cols).enumerate() {
@@ -264,39 +339,54 @@ fn many<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, co
         sums.resize(n.next_multiple_of(C1) * count, Line::ZERO);
         for start in (0..cols).step_by(BLOCK) {
             let terms = start..(start + BLOCK).min(cols);
-            let lines = terms.len().div_ceil(LANES);
-            tile::arrange(x, cols, terms.clone(), [C3, C2, C1], arranged);
+            let lines = terms.len().div_ceil(T::LINE);
+            // The block's chunks in a panel.
+            let (from, len) = (start / T::TERMS, terms.len().div_ceil(T::TERMS));
+            tile::arrange::<S, T>(s, x, cols, terms, [C3, C2, C1], arranged);
             for first in (0..count).step_by(P) {
                 let here = P.min(count - first);
-                for p in 0..here {
-                    let at = (first + p) * cols;
-                    let from = &panels[at + terms.start..at + terms.end];
-                    for (to, from) in wide[p * BLOCK..].iter_mut().zip(from) {
-                        s.store(T::load(s, from), &mut to.0);
+                if T::WIDEN {
+                    for p in 0..here {
+                        let from = &panels[(first + p) * chunks + from..][..len];
+                        for (to, from) in wide[p * BLOCK..].chunks_exact_mut(T::STEPS).zip(from) {
+                            for (step, to) in to.iter_mut().enumerate() {
+                                s.store(T::load(s, from, step), &mut to.0);
+                            }
+                        }
                     }
                 }
                 for (c, width) in tile::widths(n, [C3, C2, C1]) {
                     // The next block of weights comes while this one is used, some of it with each tile.
                     for p in 0..P {
-                        let at = (first + P + p) * cols + terms.start;
-                        let next = panels.get(at + c..at + terms.len()).unwrap_or_default();
+                        let at = (first + P + p) * chunks + from;
+                        let next = panels.get(at + c..at + len).unwrap_or_default();
                         for chunk in next.iter().take(width) {
                             s.prefetch(chunk);
                         }
                     }
                     let x = &arranged[c * lines..(c + width) * lines];
                     let sums = &mut sums[c * count + first * width..][..width * here];
+                    // Of panels that are `$step` chunks apart, `$len` from `$at` on.
+                    macro_rules! add_block {
+                        ($float:ident, $panels:expr, $step:expr, $at:expr, $len:expr, $c:expr) => {
+                            if here == P {
+                                let mut a = [&$panels[$at..$at + $len]; P];
+                                for p in 1..P {
+                                    a[p] = &$panels[$at + p * $step..$at + p * $step + $len];
+                                }
+                                tile::add_block::<S, $float, P, $c>(s, a, x, sums, start == 0);
+                            } else {
+                                let a = [&$panels[$at..$at + $len]];
+                                tile::add_block::<S, $float, 1, $c>(s, a, x, sums, start == 0);
+                            }
+                        };
+                    }
                     macro_rules! tile {
                         ($c:expr) => {
-                            if here == P {
-                                let mut a = [&wide[..terms.len()]; P];
-                                for p in 1..P {
-                                    a[p] = &wide[p * BLOCK..p * BLOCK + terms.len()];
-                                }
-                                tile::add_block::<S, Wide, P, $c>(s, a, x, sums, start == 0);
+                            if T::WIDEN {
+                                add_block!(Wide, wide, BLOCK, 0, len * T::STEPS, $c);
                             } else {
-                                let a = [&wide[..terms.len()]];
-                                tile::add_block::<S, Wide, 1, $c>(s, a, x, sums, start == 0);
+                                add_block!(T, panels, chunks, first * chunks + from, len, $c);
                             }
                         };
                     }
@@ -319,143 +409,4 @@ fn many<S: Simd, T: Stored, const P: usize, const C3: usize, const C2: usize, co
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::tests::{Random, bits};
-    use super::*;
-
-    const TYPES: [TensorType; 3] = [TensorType::F32, TensorType::F16, TensorType::BF16];
-
-    /// The bytes of these values, rounded to the type.
-    fn encode(ty: TensorType, values: &[f32]) -> Vec<u8> {
-        match ty {
-            TensorType::F16 => {
-                values.iter().flat_map(|v| half::f16::from_f32_const(*v).to_le_bytes()).collect()
-            }
-            TensorType::BF16 => {
-                values.iter().flat_map(|v| half::bf16::from_f32_const(*v).to_le_bytes()).collect()
-            }
-            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        }
-    }
-
-    /// The values of the bytes.
-    fn decode(ty: TensorType, bytes: &[u8]) -> Vec<f32> {
-        let two = bytes.as_chunks().0.iter().copied();
-        match ty {
-            TensorType::F16 => two.map(|b| half::f16::from_le_bytes(b).to_f32_const()).collect(),
-            TensorType::BF16 => two.map(|b| half::bf16::from_le_bytes(b).to_f32_const()).collect(),
-            _ => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        }
-    }
-
-    /// The definition, as the head of this file has it.
-    fn defined(w: &[f32], x: &[f32]) -> f32 {
-        let block = |(w, x): (&[f32], &[f32])| w.iter().zip(x).fold(0.0f32, |sum, (w, x)| w.mul_add(*x, sum));
-        w.chunks(BLOCK).zip(x.chunks(BLOCK)).map(block).reduce(|a, b| a + b).unwrap_or(0.0)
-    }
-
-    /// `[columns, rows]`.
-    fn run(
-        level: Level,
-        weight: &Weight<'_>,
-        packed: Option<&PackedFloat>,
-        rows: Range<usize>,
-        x: &[f32],
-    ) -> Vec<Vec<f32>> {
-        let n = x.len() / weight.cols();
-        let mut out = vec![vec![f32::NAN; rows.len()]; n];
-        let mut times = vec![vec![0; rows.len()]; n];
-        let mut put = |row: usize, c: usize, values: &[f32]| {
-            let at = row - rows.start;
-            out[c][at..at + values.len()].copy_from_slice(values);
-            times[c][at..at + values.len()].iter_mut().for_each(|n| *n += 1);
-        };
-        multiply(level, weight, packed, rows.clone(), x, &mut Room::default(), &mut put);
-        assert!(times.iter().flatten().all(|n| *n == 1), "each value is put once");
-        out
-    }
-
-    /// Every level, packed or not, on whole and odd shapes, with few columns and many.
-    #[test]
-    fn products_are_those_of_the_definition() {
-        let mut random = Random(21);
-        let shapes = [
-            (1, 1, 1),
-            (5, 15, 3),
-            (16, 128, 1),
-            (80, 129, 1),
-            (33, 300, 2),
-            (48, 127, 5),
-            (17, 256, 13),
-            (35, 40, 24),
-            (35, 40, 25),
-            (20, 300, 39),
-            (300, 17, 26),
-            (17, 130, COLUMNS + 27),
-        ];
-        for (i, (rows, cols, n)) in shapes.into_iter().enumerate() {
-            let ty = TYPES[i % 3];
-            for hostile in [false, true] {
-                let bytes = match hostile {
-                    true => encode(ty, &random.hostile(rows * cols)),
-                    false => encode(ty, &random.floats(rows * cols)),
-                };
-                let x = if hostile { random.hostile(n * cols) } else { random.floats(n * cols) };
-                let weight = Weight::new(ty, rows, cols, &bytes).unwrap();
-                let packed = PackedFloat::new(&weight).unwrap().unwrap();
-                let w = decode(ty, &bytes);
-                let expected: Vec<Vec<u32>> = x
-                    .chunks(cols)
-                    .map(|x| bits(&w.chunks(cols).map(|w| defined(w, x)).collect::<Vec<_>>()))
-                    .collect();
-                for level in Level::available() {
-                    for packed in [None, Some(&packed)] {
-                        let what = format!("{ty} {level:?} {rows}x{cols}x{n} packed {}", packed.is_some());
-                        for (c, out) in run(level, &weight, packed, 0..rows, &x).iter().enumerate() {
-                            assert_eq!(bits(out), expected[c], "{what} column {c}");
-                        }
-                        // Part of the rows, from the midst of a panel, and of the columns.
-                        let (r, c) = (rows / 3..rows - rows / 4, n / 2);
-                        let part = run(level, &weight, packed, r.clone(), &x[c * cols..]);
-                        for (out, expected) in part.iter().zip(&expected[c..]) {
-                            assert_eq!(bits(out), expected[r.clone()], "{what} part");
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Not less exact on long rows than sixteen interleaved sums.
-    #[test]
-    fn sums_of_blocks_are_exact_enough() {
-        let mut random = Random(4);
-        let cols = 8192;
-        let (mut ours, mut lanes) = (0.0, 0.0);
-        for _ in 0..100 {
-            let (w, x) = (random.floats(cols), random.floats(cols));
-            let exact: f64 = w.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
-            let bytes = encode(TensorType::F32, &w);
-            let weight = Weight::new(TensorType::F32, 1, cols, &bytes).unwrap();
-            let sum = run(Level::detect(), &weight, None, 0..1, &x)[0][0];
-            ours += (f64::from(sum) - exact).powi(2);
-            let mut sums = [0.0f32; LANES];
-            for (i, (w, x)) in w.iter().zip(&x).enumerate() {
-                sums[i % LANES] = w.mul_add(*x, sums[i % LANES]);
-            }
-            lanes += (f64::from(sums.iter().sum::<f32>()) - exact).powi(2);
-        }
-        assert!(ours <= lanes, "squares of errors: {ours:e}, {lanes:e} in lanes");
-    }
-
-    #[test]
-    fn a_tile_of_floats_leaves_work_for_all_threads() {
-        assert_eq!(tile_of_floats(576, FEW, 2), None);
-        assert_eq!(tile_of_floats(576, 512, 2), Some((192, 264)));
-        assert_eq!(tile_of_floats(1536, 512, 16), Some((256, 48)));
-        assert_eq!(tile_of_floats(1, 4096, 2), Some((32, COLUMNS)));
-        for width in [12, 6] {
-            assert_eq!(COLUMNS % width, 0, "a full block of columns has no cut tile");
-        }
-    }
-}
+mod tests;

@@ -2,7 +2,8 @@
 //!
 //! A value of a token type ([`Portable`], [`Avx2`], [`Avx512`]) proves that the machine has the
 //! instructions, so the operations are safe; they become single instructions where they are
-//! inlined into a function with the target feature (`on_level!`). [`Portable`] is the definition.
+//! inlined into a function with the target feature (`on_level!`). [`Portable`] is the definition. What only some
+//! machines of a level have, and changes no bits, is a parameter of the token.
 
 /// Lanes of a vector.
 pub(super) const LANES: usize = 16;
@@ -32,8 +33,12 @@ pub(super) trait Simd: Copy {
     fn load_low(self, v: &[u8; 16]) -> Self::F;
     /// The high ones.
     fn load_high(self, v: &[u8; 16]) -> Self::F;
-    /// Little-endian bfloat16, exactly.
-    fn load_bf16(self, v: &[u8; 32]) -> Self::F;
+    /// The bfloat16 in the low half of each lane's bits, exactly.
+    fn low_bf16(self, v: Self::F) -> Self::F;
+    /// The one in the high half.
+    fn high_bf16(self, v: Self::F) -> Self::F;
+    /// Rounds to the nearest bfloat16, ties to even; NaN stays NaN.
+    fn round_bf16(self, v: Self::F) -> Self::F;
     fn store(self, v: Self::F, to: &mut [f32; 16]);
     /// Rounds to the nearest half, ties to even.
     fn store_f16(self, v: Self::F, to: &mut [u16; 16]);
@@ -141,8 +146,16 @@ impl Simd for Portable {
         v.map(|b| f32::from(b >> 4))
     }
     #[inline(always)]
-    fn load_bf16(self, v: &[u8; 32]) -> [f32; 16] {
-        std::array::from_fn(|i| f32::from_bits(u32::from_le_bytes([0, 0, v[2 * i], v[2 * i + 1]])))
+    fn low_bf16(self, v: [f32; 16]) -> [f32; 16] {
+        v.map(|v| f32::from_bits(v.to_bits() << 16))
+    }
+    #[inline(always)]
+    fn high_bf16(self, v: [f32; 16]) -> [f32; 16] {
+        v.map(|v| f32::from_bits(v.to_bits() & 0xffff_0000))
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: [f32; 16]) -> [f32; 16] {
+        v.map(|v| half::bf16::from_f32_const(v).to_f32_const())
     }
     #[inline(always)]
     fn store(self, v: [f32; 16], to: &mut [f32; 16]) {

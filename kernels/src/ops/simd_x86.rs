@@ -3,14 +3,15 @@
 use std::arch::x86_64::*;
 
 use super::Simd;
+use crate::Level;
 
 /// Proof that the machine has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct Avx2(());
 
-/// Proof that the machine has AVX-512 F, BW, VL, DQ and VNNI, and all of [`Avx2`].
+/// Proof that the machine has AVX-512 F, BW, VL, DQ and VNNI, and all of [`Avx2`]; with `BF16`, AVX-512 BF16 too.
 #[derive(Clone, Copy)]
-pub(in crate::ops) struct Avx512(());
+pub(in crate::ops) struct Avx512<const BF16: bool = false>(());
 
 impl Avx2 {
     /// # Safety
@@ -27,6 +28,34 @@ impl Avx512 {
     #[inline(always)]
     pub(in crate::ops) unsafe fn assume() -> Avx512 {
         Avx512(())
+    }
+}
+
+impl Avx512<true> {
+    /// The proof, where the machine has all of it and `level` does not forbid it.
+    pub(in crate::ops) fn available(level: Level) -> Option<Avx512<true>> {
+        let has = crate::ops::available(level) >= Level::Avx512Vnni && is_x86_feature_detected!("avx512bf16");
+        has.then_some(Avx512(()))
+    }
+
+    /// In each lane, of pairs of bfloat16: the product of the high halves is added to `sum`, then that of the low
+    /// ones, each in one fused multiply-add, with denormals as zeros.
+    #[inline(always)]
+    pub(in crate::ops) fn dot_bf16(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
+        // SAFETY: the token is proof of the instruction. The types are 64 bytes of which any are valid.
+        unsafe {
+            let [a, b] = [a, b].map(|v| std::mem::transmute::<__m512, __m512bh>(v));
+            _mm512_dpbf16_ps(sum, a, b)
+        }
+    }
+
+    /// Rounds to bfloat16 as [`Simd::round_bf16`] does what is no denormal: the first value is the low half of the
+    /// first lane, the second the high half.
+    #[inline(always)]
+    pub(in crate::ops) fn store_bf16(self, first: __m512, last: __m512, to: &mut [f32; 16]) {
+        // SAFETY: as above.
+        let pairs = unsafe { std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(last, first)) };
+        self.store(pairs, to);
     }
 }
 
@@ -162,11 +191,25 @@ impl Simd for Avx2 {
         }))
     }
     #[inline(always)]
-    fn load_bf16(self, v: &[u8; 32]) -> Self::F {
-        proven!(halves!(at in [0, 16] => {
-            let half = _mm256_cvtepu16_epi32(_mm_loadu_si128(v.as_ptr().add(at).cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half))
+    fn low_bf16(self, v: Self::F) -> Self::F {
+        proven!(halves!(v in v => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(v)))))
+    }
+    #[inline(always)]
+    fn high_bf16(self, v: Self::F) -> Self::F {
+        proven!(halves!(v in v => {
+            _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000u32 as i32)))
         }))
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: Self::F) -> Self::F {
+        let rounded = proven!(halves!(v in v => {
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            let quiet = _mm256_or_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0x40_0000)));
+            _mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v))
+        }));
+        self.high_bf16(rounded)
     }
     #[inline(always)]
     fn store(self, v: Self::F, to: &mut [f32; 16]) {
@@ -279,7 +322,7 @@ impl Simd for Avx2 {
     }
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
     const WIDE_TILE: bool = true;
     const REGISTERS: usize = 32;
@@ -320,11 +363,23 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
-    fn load_bf16(self, v: &[u8; 32]) -> __m512 {
-        proven!({
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(v.as_ptr().cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        })
+    fn low_bf16(self, v: __m512) -> __m512 {
+        proven!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(v))))
+    }
+    #[inline(always)]
+    fn high_bf16(self, v: __m512) -> __m512 {
+        proven!(_mm512_and_ps(v, _mm512_castsi512_ps(_mm512_set1_epi32(0xffff_0000u32 as i32))))
+    }
+    #[inline(always)]
+    fn round_bf16(self, v: __m512) -> __m512 {
+        let rounded = proven!({
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            _mm512_castsi512_ps(_mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000)))
+        });
+        self.high_bf16(rounded)
     }
     #[inline(always)]
     fn store(self, v: __m512, to: &mut [f32; 16]) {

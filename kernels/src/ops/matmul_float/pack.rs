@@ -9,23 +9,26 @@ use rayon::prelude::*;
 use super::super::matmul::Weight;
 use super::super::on_level;
 use super::super::simd::{LANES, Simd};
+use super::pairs;
 use crate::memory::Pages;
 use crate::{Level, TensorType};
 
-/// A weight of F16, BF16 or F32 in panels of 16 rows, `[rows / 16, cols, 16]`. Rows that fill up the last
-/// panel are zeros.
+/// A weight of F16, BF16 or F32 in panels of 16 rows: `[rows / 16, cols, 16]`, but for BF16, whose values lie in
+/// pairs, `[rows / 16, cols / 2, 16, 2]`. Rows that fill up the last panel are zeros, as is what fills up the last
+/// pair.
 pub struct PackedFloat {
     ty: TensorType,
     rows: usize,
     cols: usize,
+    panel_bytes: usize,
+    rounds: bool,
     bytes: Pages<u8>,
 }
 
 impl PackedFloat {
     /// Bytes that a weight `[rows, cols]` takes in panels; `None` for one that is not of floats.
     pub fn bytes_of(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
-        let value = is_float(ty).then(|| ty.block_bytes())?;
-        rows.checked_next_multiple_of(LANES)?.checked_mul(cols)?.checked_mul(value)
+        rows.div_ceil(LANES).checked_mul(panel_bytes(ty, cols)?)
     }
 
     /// Packs a weight on all cores; `None` for one that is not of floats.
@@ -38,13 +41,17 @@ impl PackedFloat {
             return Ok(None);
         }
         let size = PackedFloat::bytes_of(ty, rows, cols).ok_or(io::ErrorKind::OutOfMemory)?;
+        let panel_bytes = panel_bytes(ty, cols).ok_or(io::ErrorKind::OutOfMemory)?;
         let level = Level::current();
         let mut bytes = Pages::<u8>::zeroed(size)?;
-        bytes.par_chunks_exact_mut(panel_bytes(weight)).enumerate().for_each(|(panel, to)| {
-            let start = panel * LANES;
-            pack_panel(level, weight, start..(start + LANES).min(rows), to);
+        let panels = bytes.par_chunks_exact_mut(panel_bytes).enumerate();
+        let round = panels.map(|(panel, to)| {
+            let rows = panel * LANES..(panel * LANES + LANES).min(rows);
+            pack_panel(level, weight, rows.clone(), to);
+            pairs::round(level, weight, rows)
         });
-        Ok(Some(PackedFloat { ty, rows, cols, bytes }))
+        let rounds = round.reduce(|| true, |a, b| a & b);
+        Ok(Some(PackedFloat { ty, rows, cols, panel_bytes, rounds, bytes }))
     }
 
     /// True when this is the weight in panels, as far as type and shape tell.
@@ -52,15 +59,19 @@ impl PackedFloat {
         (self.ty, self.rows, self.cols) == (weight.tensor_type(), weight.rows(), weight.cols())
     }
 
+    /// What [`pairs::round`] says of all rows.
+    pub(super) fn rounds(&self) -> bool {
+        self.rounds
+    }
+
     /// The bytes from a panel on.
     pub(in crate::ops) fn from(&self, panel: usize) -> &[u8] {
-        &self.bytes[panel * LANES * self.cols * self.ty.block_bytes()..]
+        &self.bytes[panel * self.panel_bytes..]
     }
 
     /// The bytes of some panels; panel `i` is rows `16 i..16 i + 16`.
     pub(super) fn panels(&self, panels: Range<usize>) -> &[u8] {
-        let panel = LANES * self.cols * self.ty.block_bytes();
-        &self.bytes[panels.start * panel..panels.end * panel]
+        &self.bytes[panels.start * self.panel_bytes..panels.end * self.panel_bytes]
     }
 }
 
@@ -68,37 +79,43 @@ fn is_float(ty: TensorType) -> bool {
     matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16)
 }
 
-/// Bytes of one panel.
-pub(super) fn panel_bytes(weight: &Weight<'_>) -> usize {
-    LANES * weight.cols() * weight.tensor_type().block_bytes()
+/// Bytes of one panel; `None` for a type that is no float, or too many.
+pub(super) fn panel_bytes(ty: TensorType, cols: usize) -> Option<usize> {
+    let cols = match ty {
+        TensorType::BF16 => cols.checked_next_multiple_of(2)?,
+        _ => cols,
+    };
+    is_float(ty).then_some(LANES * ty.block_bytes())?.checked_mul(cols)
 }
 
 /// Interleaves up to 16 rows; rows that are missing are zeros.
 pub(super) fn pack_panel(level: Level, weight: &Weight<'_>, rows: Range<usize>, to: &mut [u8]) {
     let (from, rows) = (weight.row_range(rows.clone()), rows.len());
-    if weight.tensor_type().block_bytes() == 2 {
+    if weight.tensor_type() == TensorType::F16 {
         on_level!(level, interleave_2(from: &[u8], rows: usize, to: &mut [u8]));
     } else {
+        // A pair of BF16 is four bytes like an F32.
         on_level!(level, interleave_4(from: &[u8], rows: usize, to: &mut [u8]));
     }
 }
 
 /// Interleaves values of `$bytes` bytes, `$some` of each of so many rows at a time: `from` is
-/// `[rows, cols]`, `to` is `[cols, 16]`.
+/// `[rows, cols]`, `to` is `[cols, 16]`. What the last value of a row lacks is 0.
 macro_rules! interleave {
     ($name:ident, $bytes:literal, $some:literal) => {
         #[inline(always)]
         fn $name<S: Simd>(s: S, from: &[u8], rows: usize, to: &mut [u8]) {
             const ZEROS: [u8; 16] = [0; 16];
             let mut of = [[].as_slice(); LANES];
-            for (of, row) in of.iter_mut().zip(from.chunks_exact((from.len() / rows.max(1)).max(1))) {
+            let row_bytes = from.len() / rows.max(1);
+            for (of, row) in of.iter_mut().zip(from.chunks_exact(row_bytes.max(1))) {
                 *of = row;
             }
             let sixteens = of.map(|row| row.as_chunks::<16>().0);
             let vectors = to.as_chunks_mut::<16>().0.as_chunks_mut::<{ LANES / $some }>().0;
-            let (whole, rest) = vectors.as_chunks_mut::<$some>();
-            let done = $some * whole.len();
-            for (i, to) in whole.iter_mut().enumerate() {
+            let done = $some * (row_bytes / 16);
+            let (whole, rest) = vectors.split_at_mut(done);
+            for (i, to) in whole.as_chunks_mut::<$some>().0.iter_mut().enumerate() {
                 for part in 0..LANES / $some {
                     let mut rows = [&ZEROS; $some];
                     for (row, of) in rows.iter_mut().zip(&sixteens[part * $some..]) {
@@ -110,7 +127,11 @@ macro_rules! interleave {
             for (k, to) in rest.iter_mut().enumerate() {
                 let values = to.as_flattened_mut().as_chunks_mut::<$bytes>().0;
                 for (value, row) in values.iter_mut().zip(&of) {
-                    *value = row.as_chunks().0.get(done + k).copied().unwrap_or_default();
+                    *value = [0; $bytes];
+                    let from = row.get((done + k) * $bytes..).unwrap_or_default();
+                    for (value, from) in value.iter_mut().zip(from) {
+                        *value = *from;
+                    }
                 }
             }
         }
@@ -128,15 +149,19 @@ mod tests {
     fn a_panel_is_sixteen_rows_interleaved() {
         let mut random = Random(8);
         for ty in [TensorType::F32, TensorType::F16, TensorType::BF16] {
-            let size = ty.block_bytes();
-            for (rows, cols) in [(1, 1), (3, 9), (16, 8), (17, 5), (31, 67), (0, 3)] {
-                let bytes = random.bytes(rows * cols * size);
+            // Pairs of BF16 lie as one value does.
+            let size = if ty == TensorType::BF16 { 4 } else { ty.block_bytes() };
+            for (rows, cols) in
+                [(1, 1), (3, 9), (16, 8), (17, 5), (31, 67), (2, 7), (18, 15), (5, 31), (0, 3)]
+            {
+                let bytes = random.bytes(rows * cols * ty.block_bytes());
                 let weight = Weight::new(ty, rows, cols, &bytes).unwrap();
-                let mut expected = vec![0; rows.next_multiple_of(LANES) * cols * size];
-                for (row, values) in bytes.chunks(cols * size).enumerate() {
+                let units = (cols * ty.block_bytes()).div_ceil(size);
+                let mut expected = vec![0; rows.next_multiple_of(LANES) * units * size];
+                for (row, values) in bytes.chunks(cols * ty.block_bytes()).enumerate() {
                     for (k, value) in values.chunks(size).enumerate() {
-                        let at = ((row / LANES * cols + k) * LANES + row % LANES) * size;
-                        expected[at..at + size].copy_from_slice(value);
+                        let at = ((row / LANES * units + k) * LANES + row % LANES) * size;
+                        expected[at..at + value.len()].copy_from_slice(value);
                     }
                 }
                 let packed = PackedFloat::new(&weight).unwrap().unwrap();
@@ -145,7 +170,7 @@ mod tests {
                 assert_eq!(PackedFloat::bytes_of(ty, rows, cols), Some(expected.len()));
                 for level in Level::available() {
                     // What was there before does not stay.
-                    let mut panel = vec![0xff; panel_bytes(&weight)];
+                    let mut panel = vec![0xff; panel_bytes(ty, cols).unwrap()];
                     let last = rows.saturating_sub(1) / LANES * LANES..rows;
                     pack_panel(level, &weight, last.clone(), &mut panel);
                     let expected = expected.chunks(panel.len()).next_back().map(<[u8]>::to_vec);
