@@ -10,6 +10,14 @@
 mod harness;
 #[path = "cuda/values.rs"]
 mod values;
+#[path = "cuda/weights.rs"]
+mod weights;
 
 #[path = "cuda/elementwise.rs"]
 mod elementwise;
+#[path = "cuda/experts.rs"]
+mod experts;
+#[path = "cuda/floats.rs"]
+mod floats;
+#[path = "cuda/products.rs"]
+mod products;

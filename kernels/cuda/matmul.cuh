@@ -1,0 +1,87 @@
+// What products of a quantized weight with many columns share: tiles of int8 for the matrix unit, and how its sums of
+// 32 (or 16) products become float32.
+//
+// A matrix instruction gives the same integers as the CPU; each enters its float32 sum as there (matvec.cuh), in the
+// same order and by the same segments. So whatever the number of columns, a column's product has the same bits.
+#pragma once
+#include "activations.cuh"
+#include "formats.cuh"
+
+// Sums of the matrix unit start at the bits of 1.5 * 2^23, so they are floats: less that number, the sum, exactly
+// (its magnitude is at most 32 * 127 * 128). That is one operation of float32 instead of a conversion, of which a
+// multiprocessor does half as many.
+constexpr int MAGIC = 0x4b400000;
+DEVICE float float_of_sum(int sum) { return float_of(u32(sum)) - 12582912.0f; }
+
+// Rows of 32 signed bytes in shared memory. A row is two pieces of 16 bytes: the words of values 4 t.. and 16 + 4 t..
+// for t of 0 and 1, then of 2 and 3. In every other four rows the pieces change places, so that neither the writes
+// (lane = row, 16 bytes) nor a fragment's reads (eight bytes of row g) meet in a bank.
+DEVICE int piece_of(int row, int half) { return row * 2 + (half ^ (row >> 2 & 1)); }
+
+DEVICE void put_row(u8 *tile, int row, const u32 (&u)[8]) {
+    uint4 *pieces = reinterpret_cast<uint4 *>(tile);
+    pieces[piece_of(row, 0)] = make_uint4(u[0], u[4], u[1], u[5]);
+    pieces[piece_of(row, 1)] = make_uint4(u[2], u[6], u[3], u[7]);
+}
+// The fragment of row `row`: values 4 t.. and 16 + 4 t...
+DEVICE uint2 row_fragment(const u8 *tile, int row) {
+    int t = lane() % 4;
+    return *reinterpret_cast<const uint2 *>(tile + piece_of(row, t / 2) * 16 + t % 2 * 8);
+}
+
+// Numbers that a row has for 32 values: scales, then what is added for the sums.
+template <class F>
+constexpr int NUMBERS = (F::SUB == 16 ? 2 : 1) * (F::MIN ? 2 : 1);
+
+// Writes a row's numbers; they lie `stride` floats apart.
+template <class F>
+DEVICE void put_numbers(float *to, int stride, const Scales &scales) {
+    constexpr int HALVES = F::SUB == 16 ? 2 : 1;
+#pragma unroll
+    for (int h = 0; h < HALVES; h++) {
+        to[h * stride] = scales.scale[h];
+        if (F::MIN) to[(HALVES + h) * stride] = scales.less_min[h];
+    }
+}
+
+// Adds the products of 32 values of 16 rows (g and g + 8 of this lane) and 8 columns (2 t and 2 t + 1) to their sums.
+// a: the fragments of both rows; b: that of column g; rows: the numbers of both; d, sums: of the columns, the scale and
+// the scale times the sums of both halves.
+template <class F>
+DEVICE void add_tile(float (&acc)[4], uint2 a0, uint2 a1, uint2 b, const float (&rows)[2][NUMBERS<F>],
+                     const float (&d)[2], const float (&sums)[2][2]) {
+    if constexpr (F::SUB == 32) {
+        int c[4] = {MAGIC, MAGIC, MAGIC, MAGIC};
+        mma_i8_k32(c, a0.x, a1.x, a0.y, a1.y, b.x, b.y);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            acc[i] = fmaf(float_of_sum(c[i]), rows[i / 2][0] * d[i % 2], acc[i]);
+            if constexpr (F::MIN) acc[i] = fmaf(rows[i / 2][1], sums[i % 2][0], acc[i]);
+        }
+    } else {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int c[4] = {MAGIC, MAGIC, MAGIC, MAGIC};
+            mma_i8_k16(c, h ? a0.y : a0.x, h ? a1.y : a1.x, h ? b.y : b.x);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                acc[i] = fmaf(float_of_sum(c[i]), rows[i / 2][h] * d[i % 2], acc[i]);
+                if constexpr (F::MIN) acc[i] = fmaf(rows[i / 2][2 + h], sums[i % 2][h], acc[i]);
+            }
+        }
+    }
+}
+
+// The scale of a column's block times the sums of its values, where the format wants them.
+template <class F>
+DEVICE void scaled_sums(const uint2 &meta, float (&sums)[2]) {
+    float d = float_of(meta.x);
+    int first = first_sum(meta.y), second = second_sum(meta.y);
+    sums[0] = F::SUB == 16 ? d * float(first) : d * float(first + second);
+    sums[1] = d * float(second);
+}
+
+DEVICE void put_product(float *out, float v, const float *bias, int row, bool add) {
+    if (bias) v = v + bias[row];
+    *out = add ? *out + v : v;
+}
