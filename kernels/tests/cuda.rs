@@ -13,11 +13,17 @@ mod values;
 #[path = "cuda/weights.rs"]
 mod weights;
 
+#[path = "cuda/attention.rs"]
+mod attention;
 #[path = "cuda/elementwise.rs"]
 mod elementwise;
 #[path = "cuda/experts.rs"]
 mod experts;
 #[path = "cuda/floats.rs"]
 mod floats;
+#[path = "cuda/heads.rs"]
+mod heads;
 #[path = "cuda/products.rs"]
 mod products;
+#[path = "cuda/sample.rs"]
+mod sample;

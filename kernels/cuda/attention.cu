@@ -1,0 +1,220 @@
+// Attention of a few queries, a chunk of 256 positions at a time: decoding, and any kind of cache or head. To the bit
+// what kernels/src/ops/attention defines, whose chunks these are.
+//
+//   q         [columns, heads, key_length], from prepare_queries
+//   plane     the cache of a block of the model (kv.cuh), `width` bytes a column
+//   pages     [sequences, table_width]: the pages of each sequence
+//   sequences [columns]; seen [columns]: the positions that a column sees, start and end
+//   parts     [columns, heads, chunks, value_length + 2]: the weighted values, the sum of the weights, the greatest score
+//
+// attention_KIND_G: grid (chunks, kv_heads * ceil(group / G), columns), blocks of 128 threads, G of 1, 4 or 8 query heads
+// that share each load of a key or value; dynamic shared memory of G * (key_length, in fours, + 256) floats.
+// attention_merge: grid (heads, columns), blocks of 128 threads.
+//
+// Scores: a thread has two positions and all values of their keys in order, four bytes a load of which a warp's fill
+// four sectors of 32 bytes (a page has 16 positions of a value side by side), sixteen loads in flight. No sum goes across
+// threads. Weights: a warp a head. Values: a thread has values of all positions in order, a warp 64 or 128 bytes of a
+// row. What is loaded is used for G heads, so for half precision arithmetic is 2 G operations for two bytes; the bound
+// is memory, of which a block has its 128 KiB in flight by and by, and a multiprocessor sixteen blocks.
+#include "activations.cuh"
+#include "kv.cuh"
+#include "number.cuh"
+
+constexpr int CHUNK = 256, THREADS = 128;
+
+// Two keys side by side, at an even position of a page.
+template <int KIND>
+struct KeyPair {
+    // The page's keys, at the positions; the scales of the 32 values around.
+    const u8 *at;
+    int length;
+    float scale[2];
+
+    METHOD KeyPair(const u8 *column, int slot, int length) : length(length), scale{0.0f, 0.0f} {
+        size_t page = size_t(slot / PAGE) * PAGE * row_bytes<KIND>(length);
+        at = column + page + slot % PAGE * (KIND == KV_F32 ? 4 : KIND == KV_F16 ? 2 : 1);
+    }
+    METHOD void load_scales(int i, int position) {
+        if constexpr (KIND == KV_Q8_0 || KIND == KV_Q4_0) {
+            // The scales are two bytes for each position, the values one.
+            u32 both = *reinterpret_cast<const u32 *>(at + i / 32 * PAGE * (2 + BLOCK_BYTES<KIND>) + position);
+            scale[0] = f16_to_f32(both & 0xffff);
+            scale[1] = f16_to_f32(both >> 16);
+        }
+    }
+    METHOD float2 value(int i) const {
+        if constexpr (KIND == KV_F16) {
+            u32 both = __ldg(reinterpret_cast<const u32 *>(at + size_t(i) * 2 * PAGE));
+            return make_float2(f16_to_f32(both & 0xffff), f16_to_f32(both >> 16));
+        } else if constexpr (KIND == KV_F32) {
+            return __ldg(reinterpret_cast<const float2 *>(at + size_t(i) * 4 * PAGE));
+        } else {
+            int k = i % 32;
+            const u8 *bytes = at + i / 32 * PAGE * (2 + BLOCK_BYTES<KIND>) + 2 * PAGE;
+            u32 both = __ldg(reinterpret_cast<const u16 *>(bytes + (KIND == KV_Q8_0 ? k : k % 16) * PAGE));
+            if (KIND == KV_Q8_0) return make_float2(scale[0] * float(i8(both & 0xff)), scale[1] * float(i8(both >> 8)));
+            u32 shifted = both >> (k / 16 * 4);
+            return make_float2(scale[0] * float(int(shifted & 15) - 8), scale[1] * float(int(shifted >> 8 & 15) - 8));
+        }
+    }
+};
+
+template <int KIND, int G>
+DEVICE void attention(const float *q, int heads, int kv_heads, int key_length, int value_length, float scale, float cap,
+                      const u8 *plane, i64 width, const int *pages, int table_width, const int *sequences,
+                      const int2 *seen, float *parts, int chunks) {
+    DYNAMIC_SHARED(float, queries);
+    int stride = ceil_div(key_length, 4) * 4;
+    // [G, 256]: scores, then weights.
+    float *scores = queries + G * stride;
+    int column = blockIdx.z, group = heads / kv_heads, rounds = ceil_div(group, G);
+    int kv_head = blockIdx.y / rounds, first = kv_head * group + blockIdx.y % rounds * G;
+    // Heads there are; the others compute what nobody takes.
+    int count = least(G, group - int(blockIdx.y) % rounds * G);
+    int chunk = seen[column].x / CHUNK + blockIdx.x, from = chunk * CHUNK;
+    int start = most(seen[column].x - from, 0), end = least(seen[column].y - from, CHUNK);
+    if (start >= end) return;
+    pages += size_t(sequences[column]) * table_width;
+    auto slot = [&](int p) { return pages[(from + p) / PAGE] * PAGE + p % PAGE; };
+
+    float factor = cap > 0.0f ? scale : scale * 1.44269504f;
+    for (int i = thread(); i < G * stride; i += THREADS) {
+        int g = i / stride, k = i % stride;
+        bool own = g < count && k < key_length;
+        queries[i] = own ? q[(size_t(column) * heads + first + g) * key_length + k] * factor : 0.0f;
+    }
+    __syncthreads();
+
+    int p = 2 * thread();
+    float sums[G][2] = {};
+    if (p / PAGE * PAGE < end && p / PAGE * PAGE + PAGE > start) {
+        KeyPair<KIND> keys(plane + kv_head * width, slot(p), key_length);
+        int whole = key_length / 4 * 4;
+#pragma unroll 4
+        for (int i = 0; i < whole; i += 4) {
+            if (i % 32 == 0) keys.load_scales(i, p % PAGE);
+            float2 k[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) k[j] = keys.value(i + j);
+#pragma unroll
+            for (int g = 0; g < G; g++) {
+                float4 own = *reinterpret_cast<const float4 *>(queries + g * stride + i);
+                float v[4] = {own.x, own.y, own.z, own.w};
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    sums[g][0] = fmaf(v[j], k[j].x, sums[g][0]);
+                    sums[g][1] = fmaf(v[j], k[j].y, sums[g][1]);
+                }
+            }
+        }
+        for (int i = whole; i < key_length; i++) {
+            float2 k = keys.value(i);
+#pragma unroll
+            for (int g = 0; g < G; g++) {
+                sums[g][0] = fmaf(queries[g * stride + i], k.x, sums[g][0]);
+                sums[g][1] = fmaf(queries[g * stride + i], k.y, sums[g][1]);
+            }
+        }
+    }
+    float nothing = float_of(0xff800000u);
+#pragma unroll
+    for (int g = 0; g < G; g++)
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            float s = cap > 0.0f ? soft_cap_score(sums[g][j], cap) : sums[g][j];
+            scores[g * CHUNK + p + j] = p + j >= start && p + j < end ? s : nothing;
+        }
+    __syncthreads();
+
+    size_t part_length = value_length + 2;
+    for (int g = warp(); g < count; g += THREADS / WARP) {
+        float *own = scores + g * CHUNK, greatest = -3.40282347e38f;
+        for (int i = lane(); i < CHUNK; i += WARP) greatest = greater(own[i], greatest);
+        for (int step = WARP / 2; step > 0; step /= 2) greatest = greater(greatest, __shfl_xor_sync(ALL, greatest, step));
+        for (int i = lane(); i < CHUNK; i += WARP) own[i] = exp2_of_negative(own[i] - greatest);
+        __syncwarp();
+        // Sixteen sums, in order; the upper half of the warp does the same.
+        float sum = 0.0f;
+        for (int page = 0; page < CHUNK / PAGE; page++) sum = sum + own[page * PAGE + lane() % PAGE];
+        for (int step = 8; step > 0; step /= 2) sum = sum + __shfl_xor_sync(ALL, sum, step);
+        if (lane() == 0) {
+            float *part = parts + ((size_t(column) * heads + first + g) * chunks + blockIdx.x) * part_length;
+            part[value_length] = sum;
+            part[value_length + 1] = greatest;
+        }
+    }
+    __syncthreads();
+
+    const u8 *values = plane + (kv_heads + kv_head) * width;
+    for (int i = thread(); i < value_length; i += THREADS) {
+        float a[G] = {};
+        // Four positions of a page at a time, then what is left at the ends.
+        auto take = [&](int p) {
+            float v = get_value<KIND>(values, slot(p), i, value_length);
+#pragma unroll
+            for (int g = 0; g < G; g++) a[g] = fmaf(scores[g * CHUNK + p], v, a[g]);
+        };
+        int p = start;
+        for (; p < end && p % 4; p++) take(p);
+#pragma unroll 4
+        for (; p + 4 <= end; p += 4) {
+            int base = slot(p);
+            float v[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) v[j] = get_value<KIND>(values, base + j, i, value_length);
+#pragma unroll
+            for (int g = 0; g < G; g++) {
+                float4 w = *reinterpret_cast<const float4 *>(scores + g * CHUNK + p);
+                a[g] = fmaf(w.x, v[0], a[g]);
+                a[g] = fmaf(w.y, v[1], a[g]);
+                a[g] = fmaf(w.z, v[2], a[g]);
+                a[g] = fmaf(w.w, v[3], a[g]);
+            }
+        }
+        for (; p < end; p++) take(p);
+#pragma unroll
+        for (int g = 0; g < G; g++)
+            if (g < count)
+                parts[((size_t(column) * heads + first + g) * chunks + blockIdx.x) * part_length + i] = a[g];
+    }
+}
+
+#define ATTENTION_OF(name, KIND, G)                                                                               \
+    KERNEL(128, G == 8 ? 4 : G == 4 ? 6 : 8, attention_##name##_##G, const float *q, int heads, int kv_heads, int key_length,               \
+           int value_length, float scale, float cap, const u8 *plane, i64 width, const int *pages,                \
+           int table_width, const int *sequences, const int2 *seen, float *parts, int chunks) {                   \
+        attention<KIND, G>(q, heads, kv_heads, key_length, value_length, scale, cap, plane, width, pages,         \
+                           table_width, sequences, seen, parts, chunks);                                          \
+    }
+#define ATTENTION(name, KIND) ATTENTION_OF(name, KIND, 1) ATTENTION_OF(name, KIND, 4) ATTENTION_OF(name, KIND, 8)
+ATTENTION(f16, KV_F16)
+ATTENTION(f32, KV_F32)
+ATTENTION(q8_0, KV_Q8_0)
+ATTENTION(q4_0, KV_Q4_0)
+
+// Merges the parts of each head, in order, and divides by the sum of the weights: `out` [columns, heads * value_length],
+// or blocks of it in q and meta, where value_length is a multiple of 32; the others are null. A thread has a value of
+// all chunks; the scores and sums that it needs are the same for a warp.
+KERNEL(128, 8, attention_merge, const float *parts, const int2 *seen, int chunks, int value_length, float *out, i8 *q,
+       BlockMeta *meta) {
+    int head = blockIdx.x, column = blockIdx.y, heads = gridDim.x;
+    size_t length = value_length + 2;
+    const float *part = parts + (size_t(column) * heads + head) * chunks * length;
+    int count = ceil_div(seen[column].y, CHUNK) - seen[column].x / CHUNK;
+    // Whole warps, for the blocks.
+    for (int i = thread(); i < ceil_div(value_length, WARP) * WARP; i += THREADS) {
+        int own = least(i, value_length - 1);
+        float a = part[own], weights = part[value_length], greatest = part[value_length + 1];
+        for (int c = 1; c < count; c++) {
+            const float *next = part + c * length;
+            float score = next[value_length + 1], top = greater(score, greatest);
+            float f = exp2_of_negative(greatest - top), g = exp2_of_negative(score - top);
+            a = fmaf(next[own], g, a * f);
+            weights = fmaf(next[value_length], g, weights * f);
+            greatest = top;
+        }
+        float v = __fdiv_rn(a, weights);
+        if (out && i < value_length) out[(size_t(column) * heads + head) * value_length + i] = v;
+        if (q) quantize_block(v, q, meta, block_place(column, (head * value_length + i) / 32, heads * value_length / 32));
+    }
+}
