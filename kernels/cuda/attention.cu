@@ -6,6 +6,8 @@
 //   pages     [sequences, table_width]: the pages of each sequence
 //   sequences [columns]; seen [columns]: the positions that a column sees, start and end
 //   parts     [columns, heads, chunks, value_length + 2]: the weighted values, the sum of the weights, the greatest score
+//   counters  [columns, grid y], zeros, or null: with them the last block of a column's heads merges their parts
+//   out       [columns, heads * value_length], or blocks of it (value_length a multiple of 32); the others null
 //
 // attention_KIND_G: grid (chunks, kv_heads * ceil(group / G), columns), blocks of 128 threads, G of 1, 4 or 8 query heads
 // that share each load of a key or value; dynamic shared memory of G * (key_length, in fours, + 256) floats.
@@ -59,11 +61,46 @@ struct KeyPair {
     }
 };
 
+// Value i of a head: its parts merged in order, and divided by the sum of the weights. Parts may be those that other
+// blocks have just written, so they are read past the first-level cache.
+DEVICE float merged(const float *part, int count, int value_length, int i) {
+    float a = __ldcg(part + i), weights = __ldcg(part + value_length), greatest = __ldcg(part + value_length + 1);
+    for (int c = 1; c < count; c++) {
+        part += value_length + 2;
+        float score = __ldcg(part + value_length + 1), top = greater(score, greatest);
+        float f = exp2_of_negative(greatest - top), g = exp2_of_negative(score - top);
+        a = fmaf(__ldcg(part + i), g, a * f);
+        weights = fmaf(__ldcg(part + value_length), g, weights * f);
+        greatest = top;
+    }
+    return __fdiv_rn(a, weights);
+}
+
+// Where results go: floats [columns, heads * value_length], or blocks of them where value_length is a multiple of 32; the
+// others are null.
+struct Results {
+    float *out;
+    i8 *q;
+    BlockMeta *meta;
+
+    // Merges a head of a column: by a block, of whole warps for the blocks.
+    METHOD void merge(const float *part, int count, int column, int head, int heads, int value_length) const {
+        for (int i = thread(); i < ceil_div(value_length, WARP) * WARP; i += THREADS) {
+            float v = merged(part, count, value_length, least(i, value_length - 1));
+            if (out && i < value_length) out[(size_t(column) * heads + head) * value_length + i] = v;
+            if (q)
+                quantize_block(v, q, meta,
+                               block_place(column, (head * value_length + i) / 32, heads * value_length / 32));
+        }
+    }
+};
+
 template <int KIND, int G>
 DEVICE void attention(const float *q, int heads, int kv_heads, int key_length, int value_length, float scale, float cap,
                       const u8 *plane, i64 width, const int *pages, int table_width, const int *sequences,
-                      const int2 *seen, float *parts, int chunks) {
+                      const int2 *seen, float *parts, int chunks, int *counters, Results results) {
     DYNAMIC_SHARED(float, queries);
+    begin();
     int stride = ceil_div(key_length, 4) * 4;
     // [G, 256]: scores, then weights.
     float *scores = queries + G * stride;
@@ -177,14 +214,32 @@ DEVICE void attention(const float *q, int heads, int kv_heads, int key_length, i
             if (g < count)
                 parts[((size_t(column) * heads + first + g) * chunks + blockIdx.x) * part_length + i] = a[g];
     }
+    if (!counters) return;
+    // The last block of a column's heads merges their parts.
+    __shared__ int last;
+    __threadfence();
+    __syncthreads();
+    int all = ceil_div(seen[column].y, CHUNK) - seen[column].x / CHUNK;
+    if (thread() == 0) {
+        int *counter = counters + size_t(column) * gridDim.y + blockIdx.y;
+        last = atomicAdd(counter, 1) == all - 1;
+        if (last) *counter = 0;
+    }
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    for (int g = 0; g < count; g++)
+        results.merge(parts + (size_t(column) * heads + first + g) * chunks * part_length, all, column, first + g, heads,
+                      value_length);
 }
 
 #define ATTENTION_OF(name, KIND, G)                                                                               \
-    KERNEL(128, G == 8 ? 4 : G == 4 ? 6 : 8, attention_##name##_##G, const float *q, int heads, int kv_heads, int key_length,               \
+    KERNEL(128, G == 8 ? 4 : G == 4 ? 5 : 8, attention_##name##_##G, const float *q, int heads, int kv_heads, int key_length,               \
            int value_length, float scale, float cap, const u8 *plane, i64 width, const int *pages,                \
-           int table_width, const int *sequences, const int2 *seen, float *parts, int chunks) {                   \
+           int table_width, const int *sequences, const int2 *seen, float *parts, int chunks, int *counters,      \
+           float *out, i8 *q_out, BlockMeta *meta_out) {                                                          \
         attention<KIND, G>(q, heads, kv_heads, key_length, value_length, scale, cap, plane, width, pages,         \
-                           table_width, sequences, seen, parts, chunks);                                          \
+                           table_width, sequences, seen, parts, chunks, counters, Results{out, q_out, meta_out}); \
     }
 #define ATTENTION(name, KIND) ATTENTION_OF(name, KIND, 1) ATTENTION_OF(name, KIND, 4) ATTENTION_OF(name, KIND, 8)
 ATTENTION(f16, KV_F16)
@@ -192,29 +247,12 @@ ATTENTION(f32, KV_F32)
 ATTENTION(q8_0, KV_Q8_0)
 ATTENTION(q4_0, KV_Q4_0)
 
-// Merges the parts of each head, in order, and divides by the sum of the weights: `out` [columns, heads * value_length],
-// or blocks of it in q and meta, where value_length is a multiple of 32; the others are null. A thread has a value of
-// all chunks; the scores and sums that it needs are the same for a warp.
+// Merges the parts of each head, where the blocks that made them do not.
 KERNEL(128, 8, attention_merge, const float *parts, const int2 *seen, int chunks, int value_length, float *out, i8 *q,
        BlockMeta *meta) {
+    begin();
     int head = blockIdx.x, column = blockIdx.y, heads = gridDim.x;
-    size_t length = value_length + 2;
-    const float *part = parts + (size_t(column) * heads + head) * chunks * length;
     int count = ceil_div(seen[column].y, CHUNK) - seen[column].x / CHUNK;
-    // Whole warps, for the blocks.
-    for (int i = thread(); i < ceil_div(value_length, WARP) * WARP; i += THREADS) {
-        int own = least(i, value_length - 1);
-        float a = part[own], weights = part[value_length], greatest = part[value_length + 1];
-        for (int c = 1; c < count; c++) {
-            const float *next = part + c * length;
-            float score = next[value_length + 1], top = greater(score, greatest);
-            float f = exp2_of_negative(greatest - top), g = exp2_of_negative(score - top);
-            a = fmaf(next[own], g, a * f);
-            weights = fmaf(next[value_length], g, weights * f);
-            greatest = top;
-        }
-        float v = __fdiv_rn(a, weights);
-        if (out && i < value_length) out[(size_t(column) * heads + head) * value_length + i] = v;
-        if (q) quantize_block(v, q, meta, block_place(column, (head * value_length + i) / 32, heads * value_length / 32));
-    }
+    Results{out, q, meta}.merge(parts + (size_t(column) * heads + head) * chunks * (value_length + 2), count, column, head,
+                                heads, value_length);
 }

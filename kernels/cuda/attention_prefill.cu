@@ -1,6 +1,6 @@
 // Attention of many queries of a sequence over a cache in half precision, on the matrix unit: prefill.
 //
-//   q, plane, pages, sequences, seen, out: as in attention.cu; key_length and value_length are both D
+//   q, plane, pages, sequences, seen, out: as in attention.cu; key_length and value_length are both D, of 64 to 128
 //   tiles  [n]: the first column of each tile, and its columns, of one sequence; at most 64 / group
 //
 // Grid (tiles, kv_heads), blocks of 128 threads; dynamic shared memory of 2 * 2 * 64 * D * 2 bytes (64 KiB for D of 128).
@@ -31,8 +31,11 @@ struct Room {
     }
     // Eight positions (half h of a page) of value i.
     METHOD f16 *key(int page, int i, int h) const { return keys + ((page * D + i) * 2 + (h ^ (i >> 2 & 1))) * 8; }
-    // Eight values, piece c, of a position.
-    METHOD f16 *value(int position, int c) const { return values + position * D + (c ^ (position & 7)) * 8; }
+    // Eight values, piece c, of a position: as many pieces change places as divide a row.
+    METHOD f16 *value(int position, int c) const {
+        constexpr int turn = D / 8 % 8 == 0 ? 7 : D / 8 % 4 == 0 ? 3 : 1;
+        return values + position * D + (c ^ (position & turn)) * 8;
+    }
 };
 
 template <int D>
@@ -40,6 +43,7 @@ DEVICE void attention_prefill(const float *q, int heads, int kv_heads, float sca
                               const int *pages, int table_width, const int *sequences, const int2 *seen,
                               const int2 *tiles, float *out) {
     DYNAMIC_SHARED(unsigned char, shared);
+    begin();
     int group = heads / kv_heads, kv_head = blockIdx.y, first = tiles[blockIdx.x].x;
     int rows = tiles[blockIdx.x].y * group, g = lane() / 4, t = lane() % 4;
     pages += size_t(sequences[first]) * table_width;
@@ -178,11 +182,14 @@ DEVICE void attention_prefill(const float *q, int heads, int kv_heads, float sca
 }
 
 #define PREFILL(D)                                                                                                \
-    KERNEL(128, D == 128 ? 2 : 3, attention_prefill_##D, const float *q, int heads, int kv_heads, float scale, float cap, \
+    KERNEL(128, D > 64 ? 2 : 3, attention_prefill_##D, const float *q, int heads, int kv_heads, float scale, float cap, \
            const u8 *plane, i64 width, const int *pages, int table_width, const int *sequences, const int2 *seen, \
            const int2 *tiles, float *out) {                                                                       \
         attention_prefill<D>(q, heads, kv_heads, scale, cap, plane, width, pages, table_width, sequences, seen,   \
                              tiles, out);                                                                         \
     }
 PREFILL(64)
+PREFILL(80)
+PREFILL(96)
+PREFILL(112)
 PREFILL(128)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Compiles the kernels: checks them, and makes what the binary carries.
 
-NVRTC makes PTX of every .cu (for compute capability 8.0, warnings are errors), ptxas makes machine code of it. What
+NVRTC makes PTX of every .cu (for compute capabilities 8.0 and 9.0; warnings are errors), ptxas makes machine code of it. What
 registers, shared memory and spills each kernel takes is compared with registers.txt; a kernel that spills is an error
 unless SPILLS has a reason. Both compilers come from the wheels of requirements.txt; neither needs a GPU.
 
     python3 -m venv /tmp/cuda && /tmp/cuda/bin/pip install -r kernels/cuda/requirements.txt
     /tmp/cuda/bin/python kernels/cuda/build.py             # check
     /tmp/cuda/bin/python kernels/cuda/build.py --write     # renew registers.txt
-    /tmp/cuda/bin/python kernels/cuda/build.py --out DIR   # DIR/NAME.ptx and DIR/NAME.sm_XX.cubin
+    /tmp/cuda/bin/python kernels/cuda/build.py --out DIR   # DIR/NAME.compute_XX.ptx and DIR/NAME.sm_XX.cubin
 """
 
 import argparse
@@ -24,13 +24,15 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SNAPSHOT = HERE / "registers.txt"
-# What machine code is made for: all of these are carried, the first and the last of the checked ones are looked at.
-CARRIED = ["sm_80", "sm_86", "sm_89", "sm_90"]
+# What PTX is made for: from 9.0 on, a kernel begins before the one before it has ended. And what machine code is made
+# for, of which PTX: all of these are carried, the checked ones are looked at.
+CAPABILITIES = [80, 90]
+CARRIED = {"sm_80": 80, "sm_86": 80, "sm_89": 80, "sm_90": 90}
 CHECKED = ["sm_80", "sm_90"]
 # Kernels that may spill, as patterns, each with the reason and the bytes of loads and stores it is good for.
 SPILLS = {
-    r"matmul_\w+_k|matmul_q\d_[01]|matmul_iq4_\w\w": ("sums of the whole, touched once in 256 columns: half the blocks cost more", 256),
-    r"(matvec|gated|matmul)_\w+_(1|4|32)": ("a word or a few of addresses: half the blocks cost more", 48),
+    r"matmul_(q\d_\w|iq4_\w\w)": ("sums of the whole, touched once in 256 columns: smaller tiles cost more", 256),
+    r"(matvec|gated|matmul)_\w+_(1|4|32)": ("a few words of places: half the blocks cost more", 64),
 }
 
 
@@ -63,16 +65,16 @@ class Nvrtc:
         self.call(f"nvrtcGet{what}", program, text)
         return text.value.decode()
 
-    def ptx(self, source):
+    def ptx(self, source, capability):
         """The PTX of a file; exits with the compiler's words if it has any."""
         program = ctypes.c_void_p()
         error = self.call("nvrtcCreateProgram", ctypes.byref(program), source.read_bytes(), source.name.encode(),
                           0, None, None)
         if error:
             sys.exit(error)
-        options = ["--gpu-architecture=compute_80", "--fmad=false", "--std=c++17", f"--include-path={HERE}",
-                   "--Werror=all-warnings", "--device-as-default-execution-space"]
-        options = [o.encode() for o in options if o != "--Werror=all-warnings"]
+        options = [f"--gpu-architecture=compute_{capability}", "--fmad=false", "--std=c++17",
+                   f"--include-path={HERE}", "--device-as-default-execution-space"]
+        options = [o.encode() for o in options]
         error = self.call("nvrtcCompileProgram", program, len(options), (ctypes.c_char_p * len(options))(*options))
         log = self.text(program, "ProgramLog").strip()
         if error or "warning" in log:
@@ -131,11 +133,13 @@ def main():
         out.mkdir(parents=True, exist_ok=True)
         jobs = []
         for source in sorted(HERE.glob(f"{arguments.only}.cu")):
-            ptx = out / f"{source.stem}.ptx"
-            ptx.write_text(nvrtc.ptx(source))
-            for architecture in CARRIED if arguments.out else CHECKED:
-                cubin = out / f"{source.stem}.{architecture}.cubin"
-                jobs.append((architecture, pool.submit(assemble, ptx, architecture, cubin)))
+            for capability in CAPABILITIES:
+                ptx = out / f"{source.stem}.compute_{capability}.ptx"
+                ptx.write_text(nvrtc.ptx(source, capability))
+                for architecture in CARRIED if arguments.out else CHECKED:
+                    if CARRIED[architecture] == capability:
+                        cubin = out / f"{source.stem}.{architecture}.cubin"
+                        jobs.append((architecture, pool.submit(assemble, ptx, architecture, cubin)))
         for architecture, job in jobs:
             for name, kernel in job.result().items():
                 found.setdefault(name, {})[architecture] = kernel

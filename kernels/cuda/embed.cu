@@ -20,6 +20,7 @@ DEVICE int row_of(const int *ids, int rows) { return least(most(ids[blockIdx.y],
 template <class F>
 DEVICE void embed(const u8 *weight, int rows, int cols, const int *ids, float *out, float scale, int add) {
     int unit = blockIdx.x, sub = warp(), i = unit * UNIT + thread();
+    begin();
     if (unit * UNIT + sub * 32 >= cols) return;
     int row = row_of(ids, rows);
     Planes<F> planes(weight, rows, cols);
@@ -48,6 +49,7 @@ template <class T, class Widen>
 DEVICE void embed_floats(const u8 *weight, int rows, int cols, const int *ids, float *out, float scale, int add,
                          Widen widen) {
     constexpr int N = 16 / sizeof(T);
+    begin();
     int i = blockIdx.x * blockDim.x + thread(), row = row_of(ids, rows);
     if (i >= cols) return;
     size_t chunk = (size_t(row / PANEL) * ceil_div(cols, N) + i / N) * PANEL + row % PANEL;

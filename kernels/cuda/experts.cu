@@ -24,6 +24,7 @@ DEVICE u64 warp_greatest(u64 v) {
 // Op::Route. Grid (columns), a warp to a column: dynamic shared memory of `experts` floats. A choice is one pass over
 // the logits in shared memory; of 512 experts 16 values a lane, so even eight choices are a few microseconds.
 KERNEL(32, 16, route, const float *logits, float *chosen, int experts, int used, int normalised) {
+    begin();
     DYNAMIC_SHARED(float, own);
     logits += size_t(blockIdx.x) * experts;
     chosen += size_t(blockIdx.x) * 2 * used;
@@ -59,6 +60,7 @@ KERNEL(32, 16, route, const float *logits, float *chosen, int experts, int used,
 // One block of 256 threads; dynamic shared memory of `experts` ints. A warp takes an expert and goes over all pairs:
 // the order does not depend on which thread is first, so products are the same each time.
 KERNEL(256, 1, experts_group, const float *chosen, int columns, int used, int experts, int *pairs, int *offsets) {
+    begin();
     DYNAMIC_SHARED(int, counts);
     int all = columns * used;
     auto expert_of = [&](int pair) { return int(chosen[size_t(pair / used) * 2 * used + pair % used]); };
@@ -94,6 +96,7 @@ KERNEL(256, 1, experts_group, const float *chosen, int columns, int used, int ex
 // `out = sum over the chosen of weight * part`: Op::Mix. parts [columns, used, n], out [columns, n].
 // Grid (ceil(n / 256), columns), blocks of 256 threads.
 KERNEL(256, 4, mix, const float *parts, const float *chosen, float *out, int n, int used) {
+    begin();
     int i = blockIdx.x * blockDim.x + thread();
     if (i >= n) return;
     parts += size_t(blockIdx.y) * used * n;

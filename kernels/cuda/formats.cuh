@@ -170,14 +170,11 @@ struct Q4_K : Format {
     static constexpr int BLOCK = 256, BYTES_OF_BLOCK = 144;
     static METHOD Scales scales(const RawScales &raw, int j) {
         float d = low_half(raw.scales.x), dmin = high_half(raw.scales.x);
-        u32 scale, min;
-        if (j < 4) {
-            scale = byte_of(raw.scales, 4 + j) & 63;
-            min = byte_of(raw.scales, 8 + j) & 63;
-        } else {
-            scale = (byte_of(raw.scales, 8 + j) & 15) | byte_of(raw.scales, j) >> 6 << 4;
-            min = byte_of(raw.scales, 8 + j) >> 4 | byte_of(raw.scales, 4 + j) >> 6 << 4;
-        }
+        // Bytes j % 4 of three words: of the first four, a scale and a minimum; of the last four, their low nibbles are
+        // in the third word and their high bits above those of the first.
+        int at = 8 * (j % 4);
+        u32 a = raw.scales.y >> at, b = raw.scales.z >> at, c = raw.scales.w >> at;
+        u32 scale = j < 4 ? a & 63 : (c & 15) | (a >> 2 & 48), min = j < 4 ? b & 63 : (c >> 4 & 15) | (b >> 2 & 48);
         float s = d * float(scale), m = -(dmin * float(min));
         return Scales{{s, s}, {m, m}};
     }
@@ -214,17 +211,19 @@ struct IQ4_XS : Format {
     X(q4_0, Q4_0) X(q4_1, Q4_1) X(q5_0, Q5_0) X(q5_1, Q5_1) X(q8_0, Q8_0) X(q2_k, Q2_K) X(q3_k, Q3_K)        \
     X(q4_k, Q4_K) X(q5_k, Q5_K) X(q6_k, Q6_K) X(iq4_nl, IQ4_NL) X(iq4_xs, IQ4_XS)
 
-// A weight on the device: where its planes are.
+// A weight on the device: where its planes are, in bytes. A weight takes less than 4 GiB (the host cuts a larger one
+// between rows), so that places are 32 bits and only its address is 64.
 template <class F>
 struct Planes {
-    const u8 *nibbles, *pairs, *bits, *scales, *mins, *tail;
+    const u8 *weight;
+    u32 pairs, bits, scales, mins, tail;
     int units;
+    // The first plane.
+    static constexpr u32 nibbles = 0;
 
-    METHOD Planes(const u8 *weight, int rows, int cols) {
-        units = ceil_div(cols, UNIT);
-        size_t all = size_t(ceil_div(rows, PANEL)) * units * PANEL;
-        nibbles = weight;
-        pairs = nibbles + all * (F::NIBBLES ? 128 : F::BYTES ? 256 : 0);
+    METHOD Planes(const u8 *weight, int rows, int cols) : weight(weight), units(ceil_div(cols, UNIT)) {
+        u32 all = u32(ceil_div(rows, PANEL)) * units * PANEL;
+        pairs = all * (F::NIBBLES ? 128 : F::BYTES ? 256 : 0);
         bits = pairs + all * (F::PAIRS ? 64 : 0);
         scales = bits + all * (F::BITS ? 32 : 0);
         mins = scales + all * (F::SCALES ? 16 : 0);
@@ -233,8 +232,22 @@ struct Planes {
 
     // The entry of a row in a plane with `count` entries of type T a unit.
     template <class T>
-    METHOD const T *at(const u8 *plane, int count, int panel, int unit, int i, int row) const {
-        return reinterpret_cast<const T *>(plane) + ((size_t(panel) * units + unit) * count + i) * PANEL + row;
+    METHOD const T *at(u32 plane, int count, int panel, int unit, int i, int row) const {
+        u32 entry = ((u32(panel) * units + unit) * count + i) * PANEL + row;
+        return reinterpret_cast<const T *>(weight + (plane + entry * u32(sizeof(T))));
+    }
+
+    // Asks for the codes and scales of a panel's unit, a line a lane: by a warp.
+    METHOD void prefetch(int panel, int unit) const {
+        auto ask = [&](u32 plane, int lines) {
+            u32 at = plane + (u32(panel) * units + unit) * lines * 128;
+            for (int i = threadIdx.x % PANEL; i < lines; i += PANEL) ::prefetch(weight + (at + i * 128));
+        };
+        if (F::NIBBLES) ask(nibbles, 32);
+        if (F::BYTES) ask(nibbles, 64);
+        if (F::PAIRS) ask(pairs, 16);
+        if (F::BITS) ask(bits, 8);
+        if (F::SCALES) ask(scales, 4);
     }
 
     METHOD RawScales load_scales(int panel, int unit, int row) const {
@@ -298,6 +311,30 @@ struct RawCodes {
         constexpr u32 offset = u32(F::OFFSET) * 0x01010101u;
 #pragma unroll
         for (int i = 0; i < 8; i++) u[i] = ((u[i] | 0x80808080u) - offset) ^ 0x80808080u;
+    }
+};
+
+// A row's codes one after the other: 32 values of a row follow the 32 before at the same distance, through all units.
+template <class F>
+struct Walk {
+    u32 nibbles, pairs, bits;
+
+    METHOD Walk(const Planes<F> &planes, int panel, int row) {
+        u32 first = u32(panel) * planes.units * SUBS * PANEL;
+        nibbles = first * (F::BYTES ? 32 : 16) + row * 16;
+        pairs = planes.pairs + (first + row) * 8;
+        bits = planes.bits + (first + row) * 4;
+    }
+    // The codes of values 32 i...
+    METHOD void load(const u8 *weight, u32 i, RawCodes<F> &to) const {
+        if constexpr (F::NIBBLES)
+            to.nibbles[0] = load_once(reinterpret_cast<const uint4 *>(weight + (nibbles + i * (PANEL * 16))));
+        if constexpr (F::BYTES) {
+            to.nibbles[0] = load_once(reinterpret_cast<const uint4 *>(weight + (nibbles + i * (PANEL * 32))));
+            to.nibbles[1] = load_once(reinterpret_cast<const uint4 *>(weight + (nibbles + i * (PANEL * 32) + PANEL * 16)));
+        }
+        if constexpr (F::PAIRS) to.pairs = load_once(reinterpret_cast<const uint2 *>(weight + (pairs + i * (PANEL * 8))));
+        if constexpr (F::BITS) to.bits = load_once(reinterpret_cast<const u32 *>(weight + (bits + i * (PANEL * 4))));
     }
 };
 

@@ -21,6 +21,10 @@ DEVICE void gated(const u8 *gate, const u8 *up, int weight_rows, int up_panel, i
     __shared__ float partial[SEGMENTS][2 * C][PANEL];
     int first = blockIdx.y * C;
     Planes<F> gates(gate, weight_rows, cols);
+    let_next_begin();
+    gates.prefetch(blockIdx.x, segment_start(gates.units, warp()));
+    if (up) Planes<F>(up, weight_rows, cols).prefetch(blockIdx.x + up_panel, segment_start(gates.units, warp()));
+    wait_for_inputs();
     Columns x(q, meta, cols, first);
     float sums[C] = {};
     multiply_segment<F, C>(gates, blockIdx.x, warp(), x, sums);

@@ -2,8 +2,8 @@
 // (src/runtime/backend/cpu_attention.rs, kernels/src/ops/rope.rs, to the bit).
 //
 //   qkv      [columns, qkv_width]: heads of queries, of keys, of values, one after the other
-//   weight   of the norm of queries or keys, or null: [length] (HEAD), [heads, length] (LAYER_OF_HEAD, ALL)
-//   factors  [columns], what a norm over all heads multiplies with (rms_scales); for ALL only
+//   weight   of the norm of queries or keys, or null: [length] (HEAD), [heads, length] (LAYER_OF_HEAD, ALL_HEADS)
+//   factors  [columns], what a norm over all heads multiplies with (rms_scales); for ALL_HEADS only
 //   angles   [columns, 2, pairs]: cosines and sines of the columns' positions, or null for no rotation
 //   kind     0: values 2 i and 2 i + 1 turn (Norm); 1: i and i + pairs (NeoX)
 //
@@ -49,56 +49,64 @@ DEVICE void bring(float *x, const float *from, int length) {
     __syncwarp();
 }
 
-// Queries as attention takes them: out [columns, heads, length]. `temperatures` [columns] or null: what they are
-// multiplied with in the end. Grid (heads, columns), 32 threads; dynamic shared memory of `length` floats.
-KERNEL(32, 32, prepare_queries, const float *qkv, int qkv_width, int length, const float *weight, int norm, float epsilon,
-       const float *factors, const float *angles, int pairs, int kind, const float *temperatures, float *out) {
-    DYNAMIC_SHARED(float, x);
-    int head = blockIdx.x, column = blockIdx.y;
-    bring(x, qkv + size_t(column) * qkv_width + head * length, length);
-    prepare(x, length, head, column, weight, norm, epsilon, factors, angles, pairs, kind);
-    float temperature = temperatures ? temperatures[column] : 1.0f;
-    out += (size_t(column) * gridDim.x + head) * length;
-    for (int i = lane(); i < length; i += WARP) out[i] = temperature == 1.0f ? x[i] : x[i] * temperature;
-}
-
+// Queries of the columns as attention takes them (Op::Attention), and keys and values to their slots (Op::StoreKv):
+//
+//   queries       [columns, heads, key_length]
+//   temperatures  [columns] or null: what queries are multiplied with in the end
+//   slots         [columns]; plane, width: the cache of the block, and bytes of a column of it
+//
+// Grid (heads + 2 kv_heads, columns), 32 threads; dynamic shared memory of max(key_length, value_length) floats. The
+// first block of a column is that of head `first` (queries, then keys, then values), so that a grid can be a part of
+// them.
 template <int KIND>
-DEVICE void store_kv(const float *qkv, int qkv_width, int keys_at, int heads, int key_length, int value_length,
-                     const float *weight, int norm, float epsilon, const float *factors, const float *angles, int pairs,
-                     int kind, const int *slots, u8 *plane, i64 width) {
+DEVICE void prepare_heads(const float *qkv, int qkv_width, int heads, int kv_heads, int key_length, int value_length,
+                          const float *q_weight, const float *k_weight, int norm, float epsilon, const float *q_factors,
+                          const float *k_factors, const float *angles, int pairs, int kind, const float *temperatures,
+                          float *queries, const int *slots, u8 *plane, i64 width, int first_head) {
     DYNAMIC_SHARED(float, x);
-    int head = blockIdx.x, column = blockIdx.y, slot = slots[column];
-    bool is_key = head < heads;
-    int length = is_key ? key_length : value_length, own = is_key ? head : head - heads;
-    int at = is_key ? keys_at + own * key_length : keys_at + heads * key_length + own * value_length;
+    begin();
+    int head = first_head + blockIdx.x, column = blockIdx.y;
+    bool is_query = head < heads, is_value = head >= heads + kv_heads;
+    int length = is_value ? value_length : key_length;
+    int at = is_value ? (heads + kv_heads) * key_length + (head - heads - kv_heads) * value_length : head * key_length;
     bring(x, qkv + size_t(column) * qkv_width + at, length);
-    if (is_key) prepare(x, length, own, column, weight, norm, epsilon, factors, angles, pairs, kind);
-    u8 *to = plane + head * width;
+    if (!is_value)
+        prepare(x, length, is_query ? head : head - heads, column, is_query ? q_weight : k_weight, norm, epsilon,
+                is_query ? q_factors : k_factors, angles, pairs, kind);
+    if (is_query) {
+        float temperature = temperatures ? temperatures[column] : 1.0f;
+        float *out = queries + (size_t(column) * heads + head) * length;
+        for (int i = lane(); i < length; i += WARP) out[i] = temperature == 1.0f ? x[i] : x[i] * temperature;
+        return;
+    }
+    u8 *to = plane + (head - heads) * width;
+    int slot = slots[column];
     for (int first = 0; first < length; first += WARP) {
         float v = first + lane() < length ? x[first + lane()] : 0.0f;
-        if (is_key) put_key<KIND>(to, slot, first, length, v);
-        else put_value<KIND>(to, slot, first, length, v);
+        if (is_value) put_value<KIND>(to, slot, first, length, v);
+        else put_key<KIND>(to, slot, first, length, v);
     }
 }
 
-// Op::StoreKv: keys (normed and turned) and values of the columns to their slots. `keys_at` is where the keys begin in a
-// column of qkv; width: bytes of a column of the plane. Grid (2 heads, columns), 32 threads; dynamic shared memory of
-// max(key_length, value_length) floats.
-#define STORE_KV(name, KIND)                                                                                      \
-    KERNEL(32, 32, store_kv_##name, const float *qkv, int qkv_width, int keys_at, int heads, int key_length,      \
-           int value_length, const float *weight, int norm, float epsilon, const float *factors,                  \
-           const float *angles, int pairs, int kind, const int *slots, u8 *plane, i64 width) {                    \
-        store_kv<KIND>(qkv, qkv_width, keys_at, heads, key_length, value_length, weight, norm, epsilon, factors,  \
-                       angles, pairs, kind, slots, plane, width);                                                 \
+#define PREPARE_HEADS(name, KIND)                                                                                 \
+    KERNEL(32, 32, prepare_heads_##name, const float *qkv, int qkv_width, int heads, int kv_heads,                \
+           int key_length, int value_length, const float *q_weight, const float *k_weight, int norm,              \
+           float epsilon, const float *q_factors, const float *k_factors, const float *angles, int pairs,         \
+           int kind, const float *temperatures, float *queries, const int *slots, u8 *plane, i64 width,           \
+           int first_head) {                                                                                      \
+        prepare_heads<KIND>(qkv, qkv_width, heads, kv_heads, key_length, value_length, q_weight, k_weight, norm,  \
+                            epsilon, q_factors, k_factors, angles, pairs, kind, temperatures, queries, slots,     \
+                            plane, width, first_head);                                                            \
     }
-STORE_KV(f16, KV_F16)
-STORE_KV(f32, KV_F32)
-STORE_KV(q8_0, KV_Q8_0)
-STORE_KV(q4_0, KV_Q4_0)
+PREPARE_HEADS(f16, KV_F16)
+PREPARE_HEADS(f32, KV_F32)
+PREPARE_HEADS(q8_0, KV_Q8_0)
+PREPARE_HEADS(q4_0, KV_Q4_0)
 
 // Copies a page of the cache: State::copy_page. Sixteen-byte words of a page of keys, and of values. Grid (2 heads),
 // blocks of 128 threads.
 KERNEL(128, 8, copy_page, u8 *plane, i64 width, int heads, int key_page, int value_page, int from, int to) {
+    begin();
     int bytes = int(blockIdx.x) < heads ? key_page : value_page;
     u8 *column = plane + blockIdx.x * width;
     const uint2 *source = reinterpret_cast<const uint2 *>(column + i64(from) * bytes);

@@ -56,6 +56,12 @@ DEVICE int thread() { return threadIdx.x; }
 DEVICE int lane() { return threadIdx.x % WARP; }
 DEVICE int warp() { return threadIdx.x / WARP; }
 
+// What a kernel of a step begins with; those that read weights ask for them in between.
+DEVICE void begin() {
+    let_next_begin();
+    wait_for_inputs();
+}
+
 // The greatest of the lanes' values, in every lane.
 DEVICE u32 warp_most(u32 v) {
     for (int step = WARP / 2; step > 0; step /= 2) v = most(v, __shfl_xor_sync(ALL, v, step));

@@ -1,27 +1,27 @@
 // Products of a quantized weight with many columns of int8 blocks: Op::MatMul and Op::Experts in prefill.
 //
 //   weight   planes of [rows, cols] (formats.cuh)
-//   q, meta  blocks of the columns (activations.cuh)
+//   q, meta  blocks of the columns (activations.cuh), of less than 4 GiB
 //   bias     [rows] or null
 //   out      columns of `stride` floats, from the product's first row on; with `add` it is added to what is there
 //
-// Grid (ceil(columns / 64), ceil(rows / 128), 1), blocks of 256 threads: a tile of 128 rows and 64 columns, eight warps
+// Grid (ceil(columns / 128), ceil(rows / 128), 1), blocks of 512 threads: a tile of 128 rows and 128 columns, sixteen warps
 // of 32 by 32. The tiles of columns of one tile of rows run side by side, so weights are read from memory once.
 //
-// Experts: grid (ceil(most columns of an expert / 64), ceil(rows / 128), experts). `order` lists, expert by expert, the
+// Experts: grid (ceil(most columns of an expert / 128), ceil(rows / 128), experts). `order` lists, expert by expert, the
 // pairs (column * used + place) that an expert was chosen for, from offsets[e] to offsets[e + 1] (experts_group); the
 // planes of expert e begin e * expert_bytes further. The product of place p of column c is rows p * rows.. of column c
 // of `out`; its input is column c, or with `each` column c * used + p. Without experts `order` is null.
 //
-// A step takes 64 values: a thread loads and unpacks 32 values of one row (16 bytes ahead of their use, in registers:
-// they have to be unpacked anyway), the columns' blocks come by cp.async, both into the other of two buffers; one
-// barrier a step. For each 32 values a warp does 8 matrix instructions, about 110 of float32 and 20 loads of shared
-// memory without conflicts, so what bounds it is the issue of float32: about 5 cycles of a multiprocessor for 8,192
-// operations, 390 TOP/s of an H200. Formats with a scale for 16 values take twice the instructions. An accumulator of a
-// segment and one of the whole are 64 registers of a thread.
+// A step takes 64 values. Half of the threads load and unpack 32 values of a row each (16 bytes ahead of their use, in
+// registers: they have to be unpacked anyway), the other half bring the columns' blocks by cp.async, both into the other
+// of two buffers; one barrier a step. For each 32 values a warp does 8 matrix instructions, 128 of float32 (96 without
+// a minimum) and 20 loads of shared memory without conflicts: that is what bounds it, about 5.5 cycles of a
+// multiprocessor for 8,192 operations, and bringing and unpacking takes a fifth of that again. Formats with a scale for
+// 16 values take twice the instructions. The sums of a segment and of the whole are 64 registers of a thread.
 #include "matmul.cuh"
 
-constexpr int ROWS = 128, COLUMNS = 64, STEP = 2;
+constexpr int ROWS = 128, COLUMNS = 128, STEP = 2, THREADS = 512;
 
 // What a step takes: bytes of rows and columns, [STEP][ROWS or COLUMNS][32], and their numbers.
 template <class F>
@@ -38,6 +38,7 @@ DEVICE void matmul(const u8 *weight, int rows, int cols, const i8 *q, const Bloc
                    int stride, int columns, int add, const int *order, const int *offsets, int used, int each,
                    i64 expert_bytes) {
     __shared__ __align__(16) Stage<F> stages[2];
+    begin();
     if (order) {
         weight += blockIdx.z * expert_bytes;
         order += offsets[blockIdx.z];
@@ -48,39 +49,47 @@ DEVICE void matmul(const u8 *weight, int rows, int cols, const i8 *q, const Bloc
     Planes<F> planes(weight, rows, cols);
     int blocks = cols / 32, panels = ceil_div(rows, PANEL), steps = planes.units * (SUBS / STEP);
 
-    // What this thread brings: 32 values of a row; 16 bytes of a column's block; the numbers of a column.
-    int a_step = warp() / 4, a_panel = least(first_row / PANEL + warp() % 4, panels - 1), a_row = warp() % 4 * PANEL + lane();
+    // What this thread brings: 32 values of a row, or 16 bytes of two blocks of a column and the numbers of one.
+    bool brings_rows = thread() < THREADS / 2;
+    int a_step = warp() / 4, a_row = warp() % 4 * PANEL + lane(), a_panel = least(first_row / PANEL + warp() % 4, panels - 1);
+    Walk<F> walk(planes, a_panel, lane());
     auto input = [&](int n) {
         int i = least(first_column + n, columns - 1);
         return !order ? i : each ? order[i] : order[i] / used;
     };
-    int b_step = thread() / 128;
-    const i8 *b_from = q + block_place(input(thread() / 2 % 64), 0, blocks) * 32 + thread() % 2 * 16;
-    int meta_step = thread() / 64 % 2, meta_column = thread() % 64;
-    const uint2 *meta_from = reinterpret_cast<const uint2 *>(meta + block_place(input(meta_column), 0, blocks));
+    int own = thread() % (THREADS / 2), meta_step = own / COLUMNS, meta_column = own % COLUMNS;
+    u32 b_from = u32(block_place(input(own / 2), 0, blocks)) * 32 + own % 2 * 16;
+    u32 meta_from = u32(block_place(input(meta_column), 0, blocks));
 
     RawCodes<F> codes;
     RawScales raw{};
-    uint2 column_numbers;
+    // A thread that brings columns has no scales: their numbers take the place.
+    u32 &column_scale = F::SCALES ? raw.scales.x : raw.tail.x, &column_sums = F::SCALES ? raw.scales.y : raw.tail.y;
     auto block_of = [&](int step, int of) { return F::BLOCK == 32 ? least(step * STEP + of, blocks - 1) : step * STEP + of; };
     auto bring = [&](int step, Stage<F> &to) {
-        int unit = step * STEP / SUBS, sub = step * STEP % SUBS + a_step;
-        if (step * STEP % SUBS == 0) raw = planes.load_scales(a_panel, unit, lane());
-        codes.load(planes, a_panel, unit, sub, lane());
-        copy_async(&to.b[b_step][thread() % 128 * 16], b_from + size_t(block_of(step, b_step)) * 256);
+        if (brings_rows) {
+            if (step * STEP % SUBS == 0) raw = planes.load_scales(a_panel, step * STEP / SUBS, lane());
+            walk.load(weight, step * STEP + a_step, codes);
+        } else {
+#pragma unroll
+            for (int k = 0; k < STEP; k++) copy_async(&to.b[k][own * 16], q + (b_from + u32(block_of(step, k)) * 256));
+            uint2 numbers = __ldg(reinterpret_cast<const uint2 *>(meta) + (meta_from + u32(block_of(step, meta_step)) * 8));
+            column_scale = numbers.x;
+            column_sums = numbers.y;
+        }
         commit_copies();
-        if (thread() < STEP * COLUMNS) column_numbers = __ldg(meta_from + size_t(block_of(step, meta_step)) * 8);
     };
     auto lay_down = [&](int step, Stage<F> &to) {
-        u32 u[8];
-        codes.unpack_signed(u);
-        put_row(to.a[a_step], a_row, u);
-        put_numbers<F>(&to.numbers[a_step][0][a_row], ROWS, F::scales(raw, step * STEP % SUBS + a_step));
-        if (thread() < STEP * COLUMNS) {
-            to.d[meta_step][meta_column] = float_of(column_numbers.x);
+        if (brings_rows) {
+            u32 u[8];
+            codes.unpack_signed(u);
+            put_row(to.a[a_step], a_row, u);
+            put_numbers<F>(&to.numbers[a_step][0][a_row], ROWS, F::scales(raw, step * STEP % SUBS + a_step));
+        } else {
+            to.d[meta_step][meta_column] = float_of(column_scale);
             if constexpr (F::MIN) {
                 float sums[2];
-                scaled_sums<F>(column_numbers, sums);
+                scaled_sums<F>(make_uint2(column_scale, column_sums), sums);
                 to.sums[meta_step][0][meta_column] = sums[0];
                 if constexpr (F::SUB == 16) to.sums[meta_step][1][meta_column] = sums[1];
             }
@@ -88,7 +97,7 @@ DEVICE void matmul(const u8 *weight, int rows, int cols, const i8 *q, const Bloc
         wait_for_copies<0>();
     };
 
-    int g = lane() / 4, t = lane() % 4, m_first = warp() / 2 * 32, n_first = warp() % 2 * 32;
+    int g = lane() / 4, t = lane() % 4, m_first = warp() / 4 * 32, n_first = warp() % 4 * 32;
     float acc[2][4][4] = {}, totals[2][4][4] = {};
     int segment = 0, segment_end = segment_start(planes.units, 1) * (SUBS / STEP);
     bring(0, stages[0]);
@@ -98,14 +107,16 @@ DEVICE void matmul(const u8 *weight, int rows, int cols, const i8 *q, const Bloc
     for (int step = 0; step < steps; step++) {
         Stage<F> &here = stages[step % 2], &other = stages[(step + 1) % 2];
         if (step + 1 < steps) bring(step + 1, other);
-#pragma unroll
+        // Both halves of a step at once where registers allow it.
+#pragma unroll (F::SUB == 16 ? 1 : STEP)
         for (int k = 0; k < STEP; k++) {
-            uint2 a[2][2];
+            u32 a[2][4];
             float numbers[2][2][NUMBERS<F>];
+            load_rows(a[0], here.a[k], m_first);
+            load_rows(a[1], here.a[k], m_first + 16);
 #pragma unroll
             for (int m = 0; m < 4; m++) {
                 int row = m_first + 8 * m + g;
-                a[m / 2][m % 2] = row_fragment(here.a[k], row);
 #pragma unroll
                 for (int i = 0; i < NUMBERS<F>; i++) numbers[m / 2][m % 2][i] = here.numbers[k][i][row];
             }
@@ -124,7 +135,7 @@ DEVICE void matmul(const u8 *weight, int rows, int cols, const i8 *q, const Bloc
                     }
                 }
 #pragma unroll
-                for (int m = 0; m < 2; m++) add_tile<F>(acc[m][n], a[m][0], a[m][1], b, numbers[m], d, sums);
+                for (int m = 0; m < 2; m++) add_tile<F>(acc[m][n], a[m], b, numbers[m], d, sums);
             }
         }
         if (step + 1 == segment_end) {
@@ -160,7 +171,7 @@ DEVICE void matmul(const u8 *weight, int rows, int cols, const i8 *q, const Bloc
 }
 
 #define MATMUL(name, F)                                                                                           \
-    KERNEL(256, 2, matmul_##name, const u8 *weight, int rows, int cols, const i8 *q, const BlockMeta *meta,       \
+    KERNEL(512, 1, matmul_##name, const u8 *weight, int rows, int cols, const i8 *q, const BlockMeta *meta,       \
            const float *bias, float *out, int stride, int columns, int add, const int *order, const int *offsets, \
            int used, int each, i64 expert_bytes) {                                                                \
         matmul<F>(weight, rows, cols, q, meta, bias, out, stride, columns, add, order, offsets, used, each,       \

@@ -13,20 +13,19 @@
 constexpr int MAGIC = 0x4b400000;
 DEVICE float float_of_sum(int sum) { return float_of(u32(sum)) - 12582912.0f; }
 
-// Rows of 32 signed bytes in shared memory. A row is two pieces of 16 bytes: the words of values 4 t.. and 16 + 4 t..
-// for t of 0 and 1, then of 2 and 3. In every other four rows the pieces change places, so that neither the writes
-// (lane = row, 16 bytes) nor a fragment's reads (eight bytes of row g) meet in a bank.
+// Rows of 32 signed bytes in shared memory, as two pieces of 16 bytes. In every other four rows the pieces change places,
+// so that neither the writes (lane = row, 16 bytes) nor a matrix's reads (a piece of eight rows) meet in a bank.
 DEVICE int piece_of(int row, int half) { return row * 2 + (half ^ (row >> 2 & 1)); }
 
 DEVICE void put_row(u8 *tile, int row, const u32 (&u)[8]) {
     uint4 *pieces = reinterpret_cast<uint4 *>(tile);
-    pieces[piece_of(row, 0)] = make_uint4(u[0], u[4], u[1], u[5]);
-    pieces[piece_of(row, 1)] = make_uint4(u[2], u[6], u[3], u[7]);
+    pieces[piece_of(row, 0)] = make_uint4(u[0], u[1], u[2], u[3]);
+    pieces[piece_of(row, 1)] = make_uint4(u[4], u[5], u[6], u[7]);
 }
-// The fragment of row `row`: values 4 t.. and 16 + 4 t...
-DEVICE uint2 row_fragment(const u8 *tile, int row) {
-    int t = lane() % 4;
-    return *reinterpret_cast<const uint2 *>(tile + piece_of(row, t / 2) * 16 + t % 2 * 8);
+// The fragments of 16 rows from `row` on: values 4 t.. of rows g and g + 8, then values 16 + 4 t.. of both.
+DEVICE void load_rows(u32 (&a)[4], const u8 *tile, int row) {
+    int m = lane() / 8;
+    load_matrices(a, tile + piece_of(row + m % 2 * 8 + lane() % 8, m / 2) * 16);
 }
 
 // Numbers that a row has for 32 values: scales, then what is added for the sums.
@@ -45,14 +44,14 @@ DEVICE void put_numbers(float *to, int stride, const Scales &scales) {
 }
 
 // Adds the products of 32 values of 16 rows (g and g + 8 of this lane) and 8 columns (2 t and 2 t + 1) to their sums.
-// a: the fragments of both rows; b: that of column g; rows: the numbers of both; d, sums: of the columns, the scale and
+// a: the fragments of 16 rows; b: that of column g; rows: the numbers of both; d, sums: of the columns, the scale and
 // the scale times the sums of both halves.
 template <class F>
-DEVICE void add_tile(float (&acc)[4], uint2 a0, uint2 a1, uint2 b, const float (&rows)[2][NUMBERS<F>],
+DEVICE void add_tile(float (&acc)[4], const u32 (&a)[4], uint2 b, const float (&rows)[2][NUMBERS<F>],
                      const float (&d)[2], const float (&sums)[2][2]) {
     if constexpr (F::SUB == 32) {
         int c[4] = {MAGIC, MAGIC, MAGIC, MAGIC};
-        mma_i8_k32(c, a0.x, a1.x, a0.y, a1.y, b.x, b.y);
+        mma_i8_k32(c, a[0], a[1], a[2], a[3], b.x, b.y);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             acc[i] = fmaf(float_of_sum(c[i]), rows[i / 2][0] * d[i % 2], acc[i]);
@@ -62,7 +61,7 @@ DEVICE void add_tile(float (&acc)[4], uint2 a0, uint2 a1, uint2 b, const float (
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int c[4] = {MAGIC, MAGIC, MAGIC, MAGIC};
-            mma_i8_k16(c, h ? a0.y : a0.x, h ? a1.y : a1.x, h ? b.y : b.x);
+            mma_i8_k16(c, a[2 * h], a[2 * h + 1], h ? b.y : b.x);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 acc[i] = fmaf(float_of_sum(c[i]), rows[i / 2][h] * d[i % 2], acc[i]);

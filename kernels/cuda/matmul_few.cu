@@ -20,6 +20,9 @@ DEVICE void matmul_few(const u8 *weight, int rows, int cols, const i8 *q, const 
     // Two tiles of each warp; then the sums of each warp's segment, [8 N columns, 32 rows].
     __shared__ __align__(16) u8 room[WARPS * (2 * TILE > PARTIAL ? 2 * TILE : PARTIAL)];
     Planes<F> planes(weight, rows, cols);
+    let_next_begin();
+    if (warp() < segments_of(planes.units)) planes.prefetch(blockIdx.x, segment_start(planes.units, warp()));
+    wait_for_inputs();
     int panel = blockIdx.x, g = lane() / 4, t = lane() % 4, blocks = cols / 32;
     // Groups of columns there are; others meet any.
     int groups = ceil_div(columns, 8), first = blockIdx.y * N;
@@ -32,27 +35,31 @@ DEVICE void matmul_few(const u8 *weight, int rows, int cols, const i8 *q, const 
         float acc[2][N][4] = {};
         if (segment < segments_of(planes.units)) {
             int step = segment_start(planes.units, segment) * SUBS, end = segment_start(planes.units, segment + 1) * SUBS;
+            Walk<F> walk(planes, panel, lane());
             RawCodes<F> codes;
             RawScales raw{};
-            codes.load(planes, panel, step / SUBS, 0, lane());
+            walk.load(weight, step, codes);
 #pragma unroll 1
             for (; step < end; step++) {
-                if (step % SUBS == 0) raw = planes.load_scales(panel, step / SUBS, lane());
+                if (step % SUBS == 0) {
+                    if (step + SUBS < end) planes.prefetch(panel, step / SUBS + 1);
+                    raw = planes.load_scales(panel, step / SUBS, lane());
+                }
                 u8 *tile = own + step % 2 * TILE;
                 float *numbers = reinterpret_cast<float *>(tile + PANEL * 32);
                 u32 u[8];
                 codes.unpack_signed(u);
                 put_row(tile, lane(), u);
                 put_numbers<F>(numbers + lane(), PANEL, F::scales(raw, step % SUBS));
-                int next = least(step + 1, end - 1);
-                codes.load(planes, panel, next / SUBS, next % SUBS, lane());
+                walk.load(weight, least(step + 1, end - 1), codes);
                 __syncwarp();
-                uint2 a[2][2];
+                u32 a[2][4];
                 float row_numbers[2][2][NUMBERS<F>];
+                load_rows(a[0], tile, 0);
+                load_rows(a[1], tile, 16);
 #pragma unroll
                 for (int m = 0; m < 4; m++) {
                     int row = 8 * m + g;
-                    a[m / 2][m % 2] = row_fragment(tile, row);
 #pragma unroll
                     for (int i = 0; i < NUMBERS<F>; i++) row_numbers[m / 2][m % 2][i] = numbers[i * PANEL + row];
                 }
@@ -67,7 +74,7 @@ DEVICE void matmul_few(const u8 *weight, int rows, int cols, const i8 *q, const 
                     scaled_sums<F>(make_uint2(both.x, both.y), sums[0]);
                     scaled_sums<F>(make_uint2(both.z, both.w), sums[1]);
 #pragma unroll
-                    for (int m = 0; m < 2; m++) add_tile<F>(acc[m][n], a[m][0], a[m][1], b, row_numbers[m], d, sums);
+                    for (int m = 0; m < 2; m++) add_tile<F>(acc[m][n], a[m], b, row_numbers[m], d, sums);
                 }
             }
         }

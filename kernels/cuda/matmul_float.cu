@@ -26,6 +26,7 @@ template <bool BF16>
 DEVICE void matmul_float(const u8 *weight, int rows, int cols, const u16 *x, const float *bias, float *out, int stride,
                          int columns, int add) {
     __shared__ __align__(16) Tiles stages[STAGES];
+    begin();
     int first_column = blockIdx.x * COLUMNS, first_row = blockIdx.y * ROWS;
     int chunks = cols / 8, steps = ceil_div(cols, STEP), panels = ceil_div(rows, PANEL);
     auto bring = [&](int step) {

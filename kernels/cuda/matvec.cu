@@ -24,8 +24,14 @@ DEVICE void matvec(const u8 *weight, int rows, int cols, const i8 *q, const Bloc
                    float *out, int stride, int add, const float *chosen, int used, int each, i64 expert_bytes) {
     __shared__ float partial[SEGMENTS * PANEL];
     int column = blockIdx.y / used, place = blockIdx.y % used;
-    if (chosen) weight += i64(chosen[size_t(column) * 2 * used + place]) * expert_bytes;
+    let_next_begin();
+    if (chosen) {
+        wait_for_inputs();
+        weight += i64(chosen[size_t(column) * 2 * used + place]) * expert_bytes;
+    }
     Planes<F> planes(weight, rows, cols);
+    planes.prefetch(blockIdx.x, segment_start(planes.units, warp()));
+    wait_for_inputs();
     float sums[1] = {0.0f};
     multiply_segment<F, 1>(planes, blockIdx.x, warp(), Columns(q, meta, cols, each ? blockIdx.y : column), sums);
     partial[thread()] = sums[0];
@@ -41,6 +47,9 @@ DEVICE void matvec_few(const u8 *weight, int rows, int cols, const i8 *q, const 
                        float *out, int stride, int columns, int add) {
     __shared__ float partial[SEGMENTS][C][PANEL];
     Planes<F> planes(weight, rows, cols);
+    let_next_begin();
+    planes.prefetch(blockIdx.x, segment_start(planes.units, warp()));
+    wait_for_inputs();
     int first = blockIdx.y * C;
     float sums[C] = {};
     multiply_segment<F, C>(planes, blockIdx.x, warp(), Columns(q, meta, cols, first), sums);

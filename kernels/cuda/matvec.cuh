@@ -5,11 +5,12 @@
 // fused multiply-add, `y = fma(sum(q x), scale * d, y)`, then with a minimum `y = fma(-min, d * sum(x), y)`. So up to
 // 256 columns give the CPU's bits, and beyond them the sum of the segments' products in order does.
 //
-// The bound is memory. For 32 values of 4 bits a lane does one load of 16 bytes, about 30 integer operations and
-// four of float32; a multiprocessor of an H200 issues four times what it would take to hide behind 75 % of the
-// bandwidth. All loads of a unit are independent (ptxas moves them up), so with two blocks of 16 warps a
-// multiprocessor has over 64 KiB in flight, three times what latency times bandwidth asks for. Activations are one
-// address for a whole warp: a broadcast out of the first-level cache, which weights do not go through.
+// The bound is memory. For 32 values of 4 bits (576 bytes of a warp, with their scales) the machine code has 55
+// instructions, so a multiprocessor of an H200 could take 74 bytes a nanosecond where the memory brings it 36. A warp
+// asks for a whole unit (4.6 KiB) by prefetch instructions before its first load, before the kernel's inputs are there,
+// and for the next unit while it multiplies one; so sixteen warps have 74 KiB on the way, twice what latency times
+// bandwidth asks for, whatever registers leave in flight (three to four loads of 16 bytes a lane). Activations are
+// one address for a whole warp: a broadcast out of the first-level cache, which weights do not go through.
 #pragma once
 #include "activations.cuh"
 #include "formats.cuh"
@@ -60,10 +61,11 @@ DEVICE void multiply_segment(const Planes<F> &weight, int panel, int segment, co
     int row = lane(), end = segment_start(weight.units, segment + 1);
 #pragma unroll 1
     for (int unit = segment_start(weight.units, segment); unit < end; unit++) {
+        // The next unit is on its way into the second-level cache while this one is multiplied.
+        if (unit + 1 < end) weight.prefetch(panel, unit + 1);
         RawScales raw = weight.load_scales(panel, unit, row);
         // What is taken at once: as much as leaves its sums and codes in registers.
-        constexpr bool wide = C > 1 && F::MIN && F::BLOCK == UNIT && F::SUB == 32;
-        constexpr int STEP = F::BYTES ? SUBS / 4 : wide ? SUBS / 2 : SUBS;
+        constexpr int STEP = F::BYTES ? SUBS / 4 : SUBS;
 #pragma unroll 1
         for (int half = 0; half < SUBS; half += STEP)
 #pragma unroll

@@ -88,6 +88,7 @@ DEVICE void matvec_float(const u8 *weight, int rows, int cols, const float *x, c
                          int columns, int add, const float *chosen, int used, int each, i64 expert_bytes) {
     __shared__ float partial[SEGMENTS][C][PANEL];
     int first = blockIdx.y * C, place = 0, units = ceil_div(cols, UNIT);
+    begin();
     if (C == 1 && chosen) {
         first = blockIdx.y / used;
         place = blockIdx.y % used;

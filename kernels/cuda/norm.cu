@@ -5,7 +5,8 @@
 //   weight, bias [n]; no bias: null
 //   q, meta      blocks of the result (activations.cuh)
 //
-// Grid (columns), a block of 256 threads to a column; dynamic shared memory of n floats. All threads bring the
+// Grid (columns), a block of 64 to 1,024 threads to a column (1,024 for a few columns, where the blocks that each warp
+// makes one after the other are what takes time); dynamic shared memory of n floats. All threads bring the
 // column in with 16-byte loads, so that its latency is paid once; 64 of them then run the 64 chains of sums from
 // shared memory (a warp reads 32 words in a row: no bank conflict). A column is read once and written once.
 #include "activations.cuh"
@@ -36,8 +37,9 @@ DEVICE float normed(const float *x, float scale, const float *weight, const floa
 }
 
 // `out = norm(input)`.
-KERNEL(256, 4, norm_columns, const float *input, const float *weight, const float *bias, float *out, int n, int kind,
+KERNEL(1024, 1, norm_columns, const float *input, const float *weight, const float *bias, float *out, int n, int kind,
        float epsilon) {
+    begin();
     DYNAMIC_SHARED(float, x);
     size_t at = size_t(blockIdx.x) * n;
     float scale = prepare(input + at, x, n, kind, epsilon);
@@ -45,10 +47,12 @@ KERNEL(256, 4, norm_columns, const float *input, const float *weight, const floa
 }
 
 // The blocks of `norm(input)`; n is a multiple of 32.
-KERNEL(256, 4, norm_quantize, const float *input, const float *weight, const float *bias, i8 *q, BlockMeta *meta,
+KERNEL(1024, 1, norm_quantize, const float *input, const float *weight, const float *bias, i8 *q, BlockMeta *meta,
        int n, int kind, float epsilon) {
+    begin();
     DYNAMIC_SHARED(float, x);
     float scale = prepare(input + size_t(blockIdx.x) * n, x, n, kind, epsilon);
+#pragma unroll 2
     for (int block = warp(); block < n / 32; block += blockDim.x / WARP)
         quantize_block(normed(x, scale, weight, bias, block * 32 + lane()), q, meta,
                        block_place(blockIdx.x, block, n / 32));
@@ -57,6 +61,7 @@ KERNEL(256, 4, norm_quantize, const float *input, const float *weight, const flo
 // What a root-mean-square norm of `input` + `at` multiplies with before its weight: `out` [columns]. Columns are `stride`
 // floats apart.
 KERNEL(256, 4, rms_scales, const float *input, int stride, int at, float *out, int n, float epsilon) {
+    begin();
     float squares = block_sum<true>(input + size_t(blockIdx.x) * stride + at, n);
     if (thread() == 0) out[blockIdx.x] = scale_of(squares, n, epsilon);
 }

@@ -115,6 +115,24 @@ DEVICE void copy_async(void *to, const void *from, bool valid = true) {
                  :: "r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 }
 
+// Lets the next kernel of the stream begin its blocks as soon as all of this one's have begun, where it is launched
+// with programmatic stream serialization; then waits until what the kernels before wrote is there. A kernel calls it
+// before it reads or writes anything but weights. On devices before compute capability 9.0, and in a launch without
+// the attribute, it does nothing.
+DEVICE void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+DEVICE void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Brings a line of 128 bytes into the second-level cache without waiting.
+DEVICE void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" :: "l"(at)); }
+
 // Ends a group of copies.
 DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 

@@ -54,7 +54,7 @@ DEVICE void repack(const u8 *file, u8 *weight, int rows, int cols, int first, in
         int at = (unit * UNIT + 32 * sub) / F::BLOCK;
         return Block{own && at < cols / F::BLOCK ? own + size_t(at) * F::BYTES_OF_BLOCK : nullptr};
     };
-    auto entry = [&](const u8 *plane, int count, int i, auto value) {
+    auto entry = [&](u32 plane, int count, int i, auto value) {
         *const_cast<decltype(value) *>(planes.template at<decltype(value)>(plane, count, panel, unit, i, lane())) = value;
     };
     for (int sub = 0; sub < SUBS; sub++) {

@@ -56,6 +56,7 @@ DEVICE u64 block_most(u64 v) {
 
 // The likeliest token. A thread has every 1024th logit.
 KERNEL(1024, 1, sample_greedy, const float *logits, const u32 *masks, int n, int2 *out) {
+    begin();
     Logits all(logits, masks, n);
     bool bad = false;
     u64 best = 0;
@@ -116,6 +117,7 @@ DEVICE double weight(u64 rank, float max, float temperature) {
 // The k-th greatest of the threads' own greatest ranks is no greater than the k-th of all: what is not below it is
 // collected, and sorted. Where ties make that too many, the k-th of all is found by bisecting ranks.
 KERNEL(1024, 1, sample, const float *logits, const u32 *masks, int n, const SampleOptions *options, int2 *out) {
+    begin();
     __shared__ u64 ranks[ROOM];
     __shared__ double weights[MOST_K];
     __shared__ int found;
@@ -205,6 +207,7 @@ KERNEL(1024, 1, sample, const float *logits, const u32 *masks, int n, const Samp
 // blocks of 256 threads.
 KERNEL(256, 4, penalize, float *logits, const int *tokens, const int *counts, int n, int vocabulary, float repeat,
        float presence, float frequency) {
+    begin();
     int i = blockIdx.x * blockDim.x + thread();
     if (i >= n || tokens[i] >= vocabulary) return;
     float v = logits[tokens[i]];

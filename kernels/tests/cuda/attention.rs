@@ -102,41 +102,60 @@ impl Case {
         let buffers = [Buffer::of(&tables), Buffer::of(&sequences), Buffer::of(&self.seen_words())];
         let (q, plane) = (Buffer::of(&self.queries), Buffer::of(&self.plane.bytes));
         both(|order| {
+            let blocks_of_heads = kv_heads * group.div_ceil(g);
             let parts = Buffer::floats(columns * self.heads * chunks * (value_length + 2));
-            let args = args![
-                &q,
-                self.heads,
-                kv_heads,
-                key_length,
-                value_length,
-                self.scale,
-                self.cap.unwrap_or(0.0),
-                &plane,
-                width as i64,
-                &buffers[0],
-                self.pages.len(),
-                &buffers[1],
-                &buffers[2],
-                &parts,
-                chunks
-            ];
-            let shared = 4 * g * (key_length.next_multiple_of(4) + 256);
-            let grid = [chunks, kv_heads * group.div_ceil(g), columns];
-            order.launch(&format!("attention_{name}_{g}"), grid, 128, shared, args);
+            let launch = |counters: Option<&Buffer>, out: Option<&Buffer>, room: Option<&Blocks>| {
+                let args = args![
+                    &q,
+                    self.heads,
+                    kv_heads,
+                    key_length,
+                    value_length,
+                    self.scale,
+                    self.cap.unwrap_or(0.0),
+                    &plane,
+                    width as i64,
+                    &buffers[0],
+                    self.pages.len(),
+                    &buffers[1],
+                    &buffers[2],
+                    &parts,
+                    chunks,
+                    counters,
+                    out,
+                    room.map(|r| &r.q),
+                    room.map(|r| &r.meta)
+                ];
+                let shared = 4 * g * (key_length.next_multiple_of(4) + 256);
+                let grid = [chunks, blocks_of_heads, columns];
+                order.launch(&format!("attention_{name}_{g}"), grid, 128, shared, args);
+            };
+            launch(None, None, None);
             let what = format!("{name} {g} {} {key_length} {value_length} {:?}", self.heads, self.seen);
             let none: Option<&Buffer> = None;
             let out = Buffer::floats(expected.len());
             let args = args![&parts, &buffers[2], chunks, value_length, &out, none, none];
             order.launch("attention_merge", [self.heads, columns, 1], 128, 0, args);
             same(&out.read(), &expected, &what);
+            // The last block merges.
+            let counters = Buffer::filled(4 * columns * blocks_of_heads, 0);
+            let out = Buffer::floats(expected.len());
             if value_length % 32 == 0 {
                 let room = Blocks::room(columns, self.heads * value_length);
-                let args = args![&parts, &buffers[2], chunks, value_length, none, &room.q, &room.meta];
-                order.launch("attention_merge", [self.heads, columns, 1], 128, 0, args);
+                launch(Some(&counters), Some(&out), Some(&room));
                 room.same(&quantized(&expected), &what);
+            } else {
+                launch(Some(&counters), Some(&out), None);
             }
+            same(&out.read(), &expected, &what);
+            assert!(counters.read::<i32>().iter().all(|c| *c == 0));
         });
     }
+}
+
+/// What one column sees.
+fn one(seen: Range<usize>) -> Vec<Range<usize>> {
+    vec![seen]
 }
 
 #[test]
@@ -146,14 +165,14 @@ fn attention_has_the_bits_of_the_cpu() {
         let mut check = |heads, lengths, seen: &[Range<usize>], cap, g| {
             Case::new(&mut random, kv, heads, lengths, seen, cap).check(name, g);
         };
-        check((2, 2), (64, 32), &[0..1], None, 1);
+        check((2, 2), (64, 32), &one(0..1), None, 1);
         check((4, 1), (32, 96), &[0..300, 3..7, 255..257], None, 4);
         check((14, 2), (64, 64), &[5..530, 256..512], Some(20.0), 8);
-        check((5, 1), (96, 160), &[17..33], Some(2.0), 4);
-        check((9, 1), (64, 64), &[0..40], None, 8);
+        check((5, 1), (96, 160), &one(17..33), Some(2.0), 4);
+        check((9, 1), (64, 64), &one(0..40), None, 8);
         if !matches!(kv, Kv::Blocks(_)) {
             check((3, 1), (6, 5), &[0..20, 1..2], None, 4);
-            check((2, 1), (260, 1), &[0..20], None, 1);
+            check((2, 1), (260, 1), &one(0..20), None, 1);
         }
     }
 }
@@ -166,6 +185,9 @@ fn attention_of_many_queries_is_close_to_that_of_one() {
         (64, 8, 2, 40, 30, None, Some(15.0)),
         (128, 4, 1, 20, 100, Some(40), None),
         (128, 5, 1, 13, 70, None, None),
+        (80, 2, 1, 33, 5, None, None),
+        (96, 3, 1, 22, 50, Some(30), None),
+        (112, 2, 2, 17, 0, None, None),
     ] {
         let seen: Vec<Range<usize>> = (first..first + count)
             .map(|p| window.map_or(0, |w: usize| (p + 1usize).saturating_sub(w))..p + 1)

@@ -90,7 +90,7 @@ fn norms_have_the_bits_of_the_cpu() {
                     if n % 32 == 0 {
                         let out = Blocks::room(3, n);
                         let args = args![&from, &w, bias, &out.q, &out.meta, n, kind, 1e-5f32];
-                        order.launch("norm_quantize", [3, 1, 1], 256, 4 * n, args);
+                        order.launch("norm_quantize", [3, 1, 1], 1024, 4 * n, args);
                         out.same(&quantized(&expected), &format!("norm {kind} of {n}"));
                     }
                 });
@@ -163,6 +163,21 @@ fn sums_scales_and_conversions_have_the_bits_of_the_cpu() {
 }
 
 #[test]
+fn hidden_states_are_pooled_in_order() {
+    let x = Random(5).floats(3 * 300);
+    let mut expected = vec![0.25f64; 300];
+    for column in x.chunks(300) {
+        expected.iter_mut().zip(column).for_each(|(sum, v)| *sum += f64::from(*v));
+    }
+    let from = Buffer::of(&x);
+    both(|order| {
+        let sums = Buffer::of(&[0.25f64; 300]);
+        order.launch("pool", [2, 1, 1], 256, 0, args![&from, 3i32, 300i32, &sums]);
+        assert_eq!(sums.read::<f64>(), expected);
+    });
+}
+
+#[test]
 fn what_is_not_finite_is_seen() {
     both(|order| {
         for bad in [None, Some(f32::NAN), Some(f32::INFINITY), Some(f32::NEG_INFINITY)] {
@@ -190,4 +205,29 @@ fn the_shim_refuses_what_a_gpu_would_not_forgive() {
         assert!(wrong("widen_f16", 32, args![&x, &x]).contains("3 arguments"));
         assert!(wrong("widen_f16", 32, args![&x, &x, 1u64]).contains("argument 2"));
     });
+}
+
+#[test]
+fn the_shim_sees_barriers_that_are_missed() {
+    for (name, threads, what) in [
+        ("fault_barrier", 64, "a thread has ended before a barrier"),
+        ("fault_lanes", 32, "a lane has ended before an instruction of its warp"),
+        ("fault_places", 32, "lanes of a warp are at different places"),
+        ("fault_mixed", 32, "at a barrier"),
+        ("fault_mask", 32, "a mask that is not the whole warp"),
+    ] {
+        both(|order| {
+            let out = Buffer::filled(256, 0);
+            let error = order.try_launch(name, [1, 1, 1], threads, 0, args![&out]).unwrap_err();
+            assert!(error.contains(what) || error.contains("ended before"), "{name} {order:?}: {error}");
+        });
+    }
+    let results = std::sync::Mutex::new(Vec::new());
+    both(|order| {
+        let out = Buffer::filled(256, 0);
+        order.launch("fault_race", [1, 1, 1], 64, 0, args![&out]);
+        results.lock().unwrap().push(out.read::<i32>());
+    });
+    let results = results.into_inner().unwrap();
+    assert_ne!(results[0], results[1], "the order of threads shows");
 }

@@ -44,7 +44,7 @@ fn compile() -> PathBuf {
     let time = |p: &Path| fs::metadata(p).and_then(|m| m.modified()).ok();
     let headers = [files(&cuda, "cuh"), files(&shim, "h"), vec![shim.join("../cuda/harness.rs")]].concat();
     let newest = headers.iter().filter_map(|p| time(p)).max();
-    let mut sources = files(&cuda, "cu");
+    let mut sources = [files(&cuda, "cu"), files(&shim, "cu")].concat();
     sources.push(shim.join("shim.cpp"));
     let objects: Vec<PathBuf> =
         sources.iter().map(|s| out.join(s.file_name().unwrap()).with_extension("o")).collect();

@@ -194,31 +194,12 @@ fn queries_are_prepared_and_rows_stored_as_on_the_cpu() {
         let on_device_angles = turn.map(|_| &angles_buffer);
         let temperature = Buffer::of(&temperatures);
         both(|order| {
-            let factors = Buffer::floats(columns);
-            let scales = |at: usize, n: usize| {
+            let factors = [(0, keys_at), (keys_at, kv_heads * key_length)].map(|(at, n)| {
+                let factors = Buffer::floats(columns);
                 let args = args![&qkv_buffer, width, at, &factors, n, 1e-6f32];
                 order.launch("rms_scales", [columns, 1, 1], 256, 0, args);
-            };
-            scales(0, keys_at);
-            let out = Buffer::floats(queries.len());
-            let args = args![
-                &qkv_buffer,
-                width,
-                key_length,
-                weights,
-                norm_kind,
-                1e-6f32,
-                &factors,
-                on_device_angles,
-                pairs,
-                kind,
-                &temperature,
-                &out
-            ];
-            order.launch("prepare_queries", [heads, columns, 1], 32, 4 * key_length, args);
-            same(&out.read(), &queries, &format!("queries {norm:?} {turn:?}"));
-
-            scales(keys_at, kv_heads * key_length);
+                factors
+            });
             for (kv, name) in KINDS {
                 if matches!(kv, Kv::Blocks(_)) && (key_length % 32 > 0 || value_length % 32 > 0) {
                     continue;
@@ -240,26 +221,42 @@ fn queries_are_prepared_and_rows_stored_as_on_the_cpu() {
                         );
                     }
                 }
-                let args = args![
-                    &qkv_buffer,
-                    width,
-                    keys_at,
-                    kv_heads,
-                    key_length,
-                    value_length,
-                    weights,
-                    norm_kind,
-                    1e-6f32,
-                    &factors,
-                    on_device_angles,
-                    pairs,
-                    kind,
-                    &slots_buffer,
-                    &room,
-                    plane.width as i64
-                ];
-                let shared = 4 * key_length.max(value_length);
-                order.launch(&format!("store_kv_{name}"), [2 * kv_heads, columns, 1], 32, shared, args);
+                let out = Buffer::floats(queries.len());
+                let launch = |first: usize, count: usize| {
+                    let args = args![
+                        &qkv_buffer,
+                        width,
+                        heads,
+                        kv_heads,
+                        key_length,
+                        value_length,
+                        weights,
+                        weights,
+                        norm_kind,
+                        1e-6f32,
+                        &factors[0],
+                        &factors[1],
+                        on_device_angles,
+                        pairs,
+                        kind,
+                        &temperature,
+                        &out,
+                        &slots_buffer,
+                        &room,
+                        plane.width as i64,
+                        first
+                    ];
+                    let shared = 4 * key_length.max(value_length);
+                    order.launch(&format!("prepare_heads_{name}"), [count, columns, 1], 32, shared, args);
+                };
+                match kv {
+                    Kv::F16 => {
+                        launch(heads, 2 * kv_heads);
+                        launch(0, heads);
+                    }
+                    _ => launch(0, heads + 2 * kv_heads),
+                }
+                same(&out.read(), &queries, &format!("queries {norm:?} {turn:?}"));
                 assert!(room.read::<u8>() == plane.bytes, "{name} {norm:?}");
             }
         });
@@ -280,22 +277,27 @@ fn what_is_not_finite_stays_so_in_blocks() {
             let args = args![
                 &from,
                 96i32,
-                32i32,
+                1i32,
                 1i32,
                 32i32,
                 32i32,
+                none,
                 none,
                 0i32,
                 0.0f32,
                 none,
                 none,
+                none,
                 0i32,
                 0i32,
+                none,
+                none,
                 &slots,
                 &room,
-                plane.width as i64
+                plane.width as i64,
+                1i32
             ];
-            order.launch(&format!("store_kv_{name}"), [2, 1, 1], 32, 128, args);
+            order.launch(&format!("prepare_heads_{name}"), [2, 1, 1], 32, 128, args);
             let bytes = room.read::<u8>();
             let mut key = vec![0.0; 32];
             blocks.get_key(&bytes[..plane.width], 3, &mut key);

@@ -39,7 +39,8 @@ fn rows_of_tables_are_those_of_the_cpu() {
     }
 }
 
-/// A product to check: the kernel that makes it of so many columns.
+/// Launches the kernel that makes a product of so many columns.
+#[expect(clippy::too_many_arguments, reason = "what a product takes")]
 fn launch(
     order: Order,
     stored: &Stored,
@@ -79,7 +80,7 @@ fn launch(
                 weight, rows, cols, &x.q, &x.meta, bias, out, stride, columns, add, none, none, 1i32, 0i32,
                 0i64
             ];
-            order.launch(&name, [columns.div_ceil(64), rows.div_ceil(128), 1], 256, 0, args);
+            order.launch(&name, [columns.div_ceil(128), rows.div_ceil(128), 1], 512, 0, args);
         }
     }
 }
@@ -151,6 +152,7 @@ fn products_of_many_columns_have_the_bits_of_the_segments() {
         check(&mut random, ty, (131, 3 * unit.max(96), 67), false, "matmul");
     }
     check(&mut random, TensorType::Q6_K, (33, 19 * 256, 9), false, "matmul");
+    check(&mut random, TensorType::Q4_1, (3, 256, 133), false, "matmul");
 }
 
 #[test]
@@ -232,7 +234,7 @@ fn experts_multiply_the_columns_that_chose_them() {
                 each,
                 bytes
             ];
-            order.launch(&format!("matmul_{name}"), [1, 1, experts], 256, 0, args);
+            order.launch(&format!("matmul_{name}"), [1, 1, experts], 512, 0, args);
             same(&out.read(), &expected, "matmul of experts");
         });
     }

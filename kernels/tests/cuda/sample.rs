@@ -86,7 +86,7 @@ fn draws_fall_where_they_fall_on_the_cpu() {
                 (0..2).map(|_| (random.bits() >> 11) as f64 / (1u64 << 53) as f64).collect();
             let options: Vec<Options> =
                 draws.iter().map(|draw| Options { temperature, top_k, top_p, min_p, draw: *draw }).collect();
-            let allowed = |row: usize, i: usize| row == 0 || i % 3 != 0;
+            let allowed = |row: usize, i: usize| row == 0 || !i.is_multiple_of(3);
             let masks = [bits_of_mask(n, |i| allowed(0, i)), bits_of_mask(n, |i| allowed(1, i))].concat();
             let expected: Vec<(i32, i32)> =
                 (0..2).map(|row| sampled(&rows[row], |i| allowed(row, i), options[row])).collect();

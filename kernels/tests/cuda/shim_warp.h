@@ -45,6 +45,9 @@ static inline T load_once(const T *at) { return *at; }
 template <class T>
 static inline T __ldg(const T *at) { return *at; }
 
+template <class T>
+static inline T __ldcg(const T *at) { return *at; }
+
 // The four bytes that the selectors (three bits each; the fourth repeats a sign) take out of eight.
 static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selectors) {
     uint64_t bytes = uint64_t(b) << 32 | a;
@@ -209,6 +212,9 @@ static inline void copy_async(void *to, const void *from, bool valid = true, int
         shim::fail("a copy that is not aligned", line);
     if (valid) memcpy(to, from, 16); else memset(to, 0, 16);
 }
+static inline void let_next_begin() {}
+static inline void wait_for_inputs() {}
+static inline void prefetch(const void *) {}
 static inline void commit_copies() {}
 template <int N>
 static inline void wait_for_copies() {}
