@@ -17,9 +17,11 @@
 //! | [`map`] | files as read-only memory |
 //! | [`memory`] | large memory in huge pages |
 //! | [`ops`] | the operations of inference: matmul, norm, rope, attention |
+//! | [`cuda`] | NVIDIA GPUs: the driver, kernels, and operations on a device |
 //! | [`region`] | one parallel region per step, a barrier after each operation |
 
 pub mod cpu;
+pub mod cuda;
 pub mod level;
 pub mod map;
 pub mod memory;

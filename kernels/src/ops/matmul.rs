@@ -118,7 +118,7 @@ impl<'a> Weight<'a> {
     }
 
     /// The bytes of a range of rows.
-    pub(super) fn row_range(&self, rows: Range<usize>) -> &'a [u8] {
+    pub(crate) fn row_range(&self, rows: Range<usize>) -> &'a [u8] {
         &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes]
     }
 
