@@ -10,6 +10,7 @@ use crate::passes::package::human_number;
 use crate::pipeline::bench::{self, Benched, Limits, Measured, Statistics};
 use crate::pipeline::models;
 use crate::runtime::cost::Cost;
+use crate::runtime::device::DeviceChoice;
 use crate::runtime::kv::KvType;
 use crate::runtime::timing::{Entry, Kind, Profile, Test};
 use crate::world::SystemWorld;
@@ -84,7 +85,7 @@ impl Bench {
             for threads in self.threads(global) {
                 let mut progress = Chunked::of(global.progress, "run", "tokens/s");
                 let mut tell = |s: bench::Step| progress.tell(s.done, s.total, Some(s.rate));
-                let options = bench::Options { threads, ..options.clone() };
+                let options = bench::Options { threads, device: global.compute().device, ..options.clone() };
                 found.push((name.as_str(), bench::bench(&module, &options, &mut tell)?));
             }
         }
@@ -115,7 +116,7 @@ impl Bench {
                 })?),
             };
         let (batch, repeat, profile) = (self.batch, self.repeat, self.profile);
-        Ok(bench::Options { tests, batch, repeat, threads: 1, kv, profile })
+        Ok(bench::Options { tests, batch, repeat, threads: 1, device: DeviceChoice::Auto, kv, profile })
     }
 
     fn threads(&self, global: &Global) -> Vec<usize> {

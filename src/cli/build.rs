@@ -274,9 +274,9 @@ impl Build {
             Some(path) => measure::read_text(&SystemWorld, path)?,
             None => measure::TEXT.to_owned(),
         };
-        let threads = global.threads.filter(|n| *n > 0);
+        let compute = global.compute();
         let Asked { most, source, held: Held { expected, shares } } = *asked;
-        let limit = Limit { source, text: &text, most, threads, shares, expected };
+        let limit = Limit { source, text: &text, most, compute, shares, expected };
         let mut chunks = Chunked::new(global.progress, "KL divergence");
         let mut tell = |s: measure::Step| chunks.tell(s.done, s.total, Some(s.figure));
         let (published, measured) =

@@ -63,7 +63,7 @@ impl ChunkOptions {
         if self.chunks == Some(0) {
             return Err(usage("`--chunks 0` leaves nothing to read"));
         }
-        Ok(Reading { context: self.ctx, chunks: self.chunks, threads: global.threads.filter(|n| *n > 0) })
+        Ok(Reading { context: self.ctx, chunks: self.chunks, compute: global.compute() })
     }
 }
 

@@ -42,6 +42,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::diagnostic::{Diagnostic, Errors, Result, Severity};
 use crate::prompt::isolated;
 use crate::registry;
+use crate::runtime::device::{Compute, DeviceChoice};
 use crate::store::Store;
 use crate::terminal::screen::{Screen, printable, write as write_out};
 use crate::terminal::table;
@@ -87,6 +88,10 @@ struct Global {
     /// Threads to use [default: all cores]
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
+
+    /// Where models compute: auto, cpu, cuda, or cuda:N for one of several GPUs [default: $MDL_DEVICE, or auto]
+    #[arg(long, global = true, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
 
     /// Use no network: what is not on this machine is an error
     #[arg(long, global = true)]
@@ -221,6 +226,17 @@ pub fn main() -> ExitCode {
         global.print(&[d.help("other commands write `human`, `json` and `github`")]);
         return ExitCode::from(2);
     }
+    if global.device.is_none()
+        && let Some(text) = std::env::var("MDL_DEVICE").ok().filter(|text| !text.is_empty())
+    {
+        match text.parse() {
+            Ok(device) => global.device = Some(device),
+            Err(expected) => {
+                global.print(&[Diagnostic::usage(format!("MDL_DEVICE is `{text}`: {expected}"))]);
+                return ExitCode::from(2);
+            }
+        }
+    }
     if let Some(threads) = global.threads {
         // Only fails when the pool exists already, which it does not yet.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
@@ -317,6 +333,11 @@ impl Global {
                 .into());
         }
         Ok(())
+    }
+
+    /// What models compute with.
+    fn compute(&self) -> Compute {
+        Compute { threads: self.threads.filter(|n| *n > 0), device: self.device.unwrap_or_default() }
     }
 
     /// The store; one that is not there reads as an empty one.

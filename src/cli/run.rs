@@ -171,7 +171,7 @@ impl Run {
         let printed = global.clone();
         let setup = Setup {
             store: global.open_store()?,
-            threads: global.threads.filter(|n| *n > 0),
+            compute: global.compute(),
             renderer: Renderer::in_children(ChildCommand::current()?),
             renders: !self.raw,
             warn: Box::new(move |warnings| printed.print(warnings)),

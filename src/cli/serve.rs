@@ -145,7 +145,7 @@ impl Serve {
         config.require_signature = keys.collect::<Result<_>>()?;
         config.parallel = self.parallel.unwrap_or(config.parallel).clamp(1, 256);
         config.context_length = self.context_length.filter(|n| *n > 0).or(config.context_length);
-        config.threads = global.threads;
+        config.compute = global.compute();
         config.log_format = match self.log_format {
             Format::Text => LogFormat::Text,
             Format::Json => LogFormat::Json,

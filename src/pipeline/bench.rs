@@ -6,6 +6,7 @@ use mdl_kernels::ops::limits;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::Module;
 use crate::passes::{package, plan};
+use crate::runtime::device::{Compute, DeviceChoice};
 use crate::runtime::kv::KvType;
 use crate::runtime::loaded::Loaded;
 use crate::runtime::timing::{Kind, Profile, Test, Timed};
@@ -21,6 +22,8 @@ pub struct Options {
     pub repeat: usize,
     /// Threads.
     pub threads: usize,
+    /// Where the model computes.
+    pub device: DeviceChoice,
     /// How keys and values are stored; `None` as the model usually has them.
     pub kv: Option<KvType>,
     /// Look at each operation.
@@ -62,8 +65,10 @@ pub struct Benched {
     pub kv: KvType,
     /// Threads.
     pub threads: usize,
-    /// The instruction set in use.
+    /// The instruction set in use, on the CPU.
     pub level: Level,
+    /// What the accelerator is called, where there is one.
+    pub accelerator: Option<String>,
     /// Tokens of a step at most.
     pub batch: usize,
     /// Each test.
@@ -148,7 +153,7 @@ pub struct Step {
 /// # Errors
 /// The model cannot be loaded, or there is no memory for a test.
 pub fn bench(module: &Module, options: &Options, progress: &mut dyn FnMut(Step)) -> Result<Benched> {
-    let loaded = Loaded::open(module, Some(options.threads))?;
+    let loaded = Loaded::open(module, Compute { threads: Some(options.threads), device: options.device })?;
     let model = &loaded.model;
     let level = Level::current();
     let limits = match options.profile {
@@ -194,6 +199,7 @@ pub fn bench(module: &Module, options: &Options, progress: &mut dyn FnMut(Step))
         kv: options.kv.unwrap_or_else(|| model.usual_kv()),
         threads: options.threads,
         level,
+        accelerator: model.accelerator().map(|a| a.name),
         batch: options.batch,
         measured,
         limits,

@@ -19,7 +19,7 @@ pub fn collect(
     reading: &Reading,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Collected> {
-    let loaded = Loaded::open_observable(model, reading.threads)?;
+    let loaded = Loaded::open_observable(model, reading.compute.threads)?;
     let context = reading.context.unwrap_or(chunks::CONTEXT);
     let chunks = Chunks::of_text(&loaded, text, context, reading.chunks)?;
     let mut session = chunks.session(&loaded.model)?;

@@ -6,6 +6,7 @@ use crate::codegen::{self, Progress, Shares};
 use crate::diagnostic::Result;
 use crate::ir::{Expr, Module};
 use crate::passes::resolve;
+use crate::runtime::device::Compute;
 use crate::store::{Digest, Name, Published, Store, Writer};
 use crate::world::World;
 
@@ -18,8 +19,8 @@ pub struct Limit<'a> {
     pub text: &'a str,
     /// The largest mean KL divergence from `source`, in nats.
     pub most: f64,
-    /// Threads; `None` for one per core.
-    pub threads: Option<usize>,
+    /// What the model computes with.
+    pub compute: Compute,
     /// Caches that are shared with other builds.
     pub shares: Shares<'a>,
     /// The digest that the manifest must have.
@@ -81,6 +82,6 @@ fn measure_made(
     // What is in its files as it is can be run from there.
     let is_load = |module: &Module| module.tensors.iter().all(|t| matches!(t.expr, Expr::Load { .. }));
     let source = if is_load(limit.source) { limit.source.clone() } else { as_blob(limit.source)? };
-    let reading = Reading { threads: limit.threads, ..Reading::default() };
+    let reading = Reading { compute: limit.compute, ..Reading::default() };
     measure(&model, Some(&source), limit.text, &reading, tell)
 }

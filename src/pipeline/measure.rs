@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::Module;
 use crate::runtime::chunks::{self, Chunks};
+use crate::runtime::device::Compute;
 use crate::runtime::divergence::{Divergence, divergence};
 use crate::runtime::loaded::Loaded;
 use crate::runtime::perplexity::{Estimate, perplexity};
@@ -39,8 +40,8 @@ pub struct Reading {
     pub context: Option<usize>,
     /// Chunks at most; `None` for all.
     pub chunks: Option<usize>,
-    /// Threads; `None` for one per core.
-    pub threads: Option<usize>,
+    /// What the model computes with.
+    pub compute: Compute,
 }
 
 /// How far a measurement is.
@@ -113,7 +114,7 @@ pub fn measure(
     progress: &mut dyn FnMut(Step),
 ) -> Result<Measured> {
     let context = reading.context.unwrap_or(chunks::CONTEXT);
-    let model = Loaded::open(model, reading.threads)?;
+    let model = Loaded::open(model, reading.compute)?;
     let chunks = Chunks::of_text(&model, text, context, reading.chunks)?;
     let total = chunks.len();
     let (perplexity, divergence) = match source {
@@ -123,7 +124,7 @@ pub fn measure(
             (perplexity(&mut session, &chunks, tell)?.value(), None)
         }
         Some(source) => {
-            let source = Loaded::open(source, reading.threads)?;
+            let source = Loaded::open(source, reading.compute)?;
             if Chunks::of_text(&source, text, context, reading.chunks).ok().as_ref() != Some(&chunks) {
                 return Err(Diagnostic::error("the model and its source read the text as other tokens")
                     .code("other-vocabulary")

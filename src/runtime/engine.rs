@@ -5,7 +5,8 @@ use std::sync::Arc;
 use mdl_kernels::TensorType;
 
 use super::backend::cpu::{Cpu, CpuOptions};
-use super::backend::{Backend, Column, Observer, State};
+use super::backend::{Accelerator, Backend, Column, Observer, State};
+use super::device::{Compute, Placed, place};
 use super::kv::{KvType, PAGE, PageId, Shift};
 use super::program::{Memory, Program, Room};
 use super::weights::{Tensor, Tensors};
@@ -16,6 +17,7 @@ use crate::families::spec::{DecoderSpec, Output};
 #[derive(Clone)]
 pub struct Model {
     backend: Arc<dyn Backend>,
+    note: Option<Arc<Diagnostic>>,
 }
 
 /// What a session has room for.
@@ -67,7 +69,31 @@ impl Model {
 
     /// The model that a backend holds.
     pub fn on(backend: Arc<dyn Backend>) -> Model {
-        Model { backend }
+        Model { backend, note: None }
+    }
+
+    /// Lowers `spec` and its tensors for the device that `compute` chooses.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; or a GPU that was asked for is not there, or fails.
+    pub fn place(
+        spec: DecoderSpec,
+        tensors: impl IntoIterator<Item = Tensor>,
+        compute: &Compute,
+    ) -> Result<Model> {
+        let program = Program::lower(spec, Tensors::new(tensors)?)?;
+        let Placed { backend, note } = place(program, compute)?;
+        Ok(Model { backend, note: note.map(Arc::new) })
+    }
+
+    /// Why the model is on the CPU though there is a GPU, where that is so.
+    pub fn note(&self) -> Option<&Diagnostic> {
+        self.note.as_deref()
+    }
+
+    /// The device that holds the weights, where it is not the CPU.
+    pub fn accelerator(&self) -> Option<Accelerator> {
+        self.backend.accelerator()
     }
 
     /// What the model computes.

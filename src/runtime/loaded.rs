@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mdl_kernels::map::Map;
 
 use super::backend::cpu::CpuOptions;
+use super::device::Compute;
 use super::engine::{Model, Session, SessionOptions};
 use super::generate::{Done, Limits, Outcome, Receiver, generate};
 use super::low_rank;
@@ -39,16 +40,16 @@ impl Loaded {
     ///
     /// # Errors
     /// A file cannot be mapped, the family is not known, or the model is not complete.
-    pub fn open(module: &Module, threads: Option<usize>) -> Result<Loaded> {
-        Loaded::open_as(module, threads, false)
+    pub fn open(module: &Module, compute: Compute) -> Result<Loaded> {
+        Loaded::open_as(module, compute, false)
     }
 
-    /// As [`Loaded::open`], for sessions that are observed.
+    /// As [`Loaded::open`], for sessions that are observed, on the CPU.
     ///
     /// # Errors
     /// As [`Loaded::open`].
     pub fn open_observable(module: &Module, threads: Option<usize>) -> Result<Loaded> {
-        Loaded::open_as(module, threads, true)
+        Loaded::open_as(module, Compute::cpu(threads), true)
     }
 
     /// As [`Loaded::open`], for a model whose templates `renderer` renders: it makes itself ready for the first
@@ -56,25 +57,24 @@ impl Loaded {
     ///
     /// # Errors
     /// As [`Loaded::open`]. What is wrong with a template is said when it is rendered.
-    pub fn open_to_render(module: &Module, threads: Option<usize>, renderer: Renderer) -> Result<Loaded> {
+    pub fn open_to_render(module: &Module, compute: Compute, renderer: Renderer) -> Result<Loaded> {
         let template = template(module)?;
         let loaded = std::thread::scope(|scope| {
             let ready = || drop(renderer.check(&template));
             // Without a thread, the first rendering takes longer.
             let _ = std::thread::Builder::new().spawn_scoped(scope, ready);
-            Loaded::open(module, threads)
+            Loaded::open(module, compute)
         });
         Ok(loaded?.with_renderer(renderer))
     }
 
-    fn open_as(module: &Module, threads: Option<usize>, observable: bool) -> Result<Loaded> {
+    fn open_as(module: &Module, compute: Compute, observable: bool) -> Result<Loaded> {
         let family = families::by_architecture(module.architecture().unwrap_or(""))?;
         let spec = (family.spec)(&module.metadata, &|name| module.tensor(name).is_some())?;
-        let options = CpuOptions { threads, level: None };
         // Neither needs the other, and each takes a good part of the time to the first token.
         let (tokenizer, model) = rayon::join(
             || Tokenizer::from_metadata(&module.metadata),
-            || load(spec, module, &options, observable),
+            || load(spec, module, &compute, observable),
         );
         let tokenizer = tokenizer?;
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.token_text(id)).map(str::to_owned);
@@ -241,12 +241,15 @@ fn template(module: &Module) -> Result<Template> {
 }
 
 /// The weights of a module.
-fn load(spec: DecoderSpec, module: &Module, options: &CpuOptions, observable: bool) -> Result<Model> {
+fn load(spec: DecoderSpec, module: &Module, compute: &Compute, observable: bool) -> Result<Model> {
     let mut tensors = tensors(module)?;
     tensors.extend(low_rank::tensors(module)?);
     match observable {
-        true => Model::load_observable(spec, tensors, options),
-        false => Model::load(spec, tensors, options),
+        true => {
+            let options = CpuOptions { threads: compute.threads, level: None };
+            Model::load_observable(spec, tensors, &options)
+        }
+        false => Model::place(spec, tensors, compute),
     }
 }
 

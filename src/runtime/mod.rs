@@ -32,6 +32,7 @@ pub mod sampler;
 pub mod batch;
 pub mod constrain;
 pub mod generate;
+pub mod device;
 pub mod divergence;
 pub mod importance;
 pub mod perplexity;

@@ -26,6 +26,8 @@ pub struct GenerateOptions {
     pub num_keep: usize,
     /// Threads; all cores where it is not said.
     pub num_thread: Option<usize>,
+    /// Blocks on a GPU: 0 for none; any other number leaves it to the runtime.
+    pub num_gpu: Option<i64>,
     /// Texts that end a generation.
     pub stop: Vec<String>,
 }
@@ -39,6 +41,7 @@ impl Default for GenerateOptions {
             num_predict: None,
             num_keep: 4,
             num_thread: None,
+            num_gpu: None,
             stop: Vec::new(),
         }
     }
@@ -66,7 +69,7 @@ impl GenerateOptions {
         Ok(options)
     }
 
-    /// Parameters that say nothing about a generation on this backend, such as `num_gpu`, change nothing.
+    /// Parameters that say nothing about a generation on this backend, such as `main_gpu`, change nothing.
     fn set(&mut self, name: &str, value: &ParameterValue) {
         use ParameterValue::{Float, Int, Strings};
         let count = |v: i64| usize::try_from(v).ok();
@@ -86,6 +89,7 @@ impl GenerateOptions {
             ("num_batch", Int(v)) => self.num_batch = count(*v).filter(|n| *n > 0).unwrap_or(512),
             ("num_predict", Int(v)) => self.num_predict = count(*v),
             ("num_keep", Int(v)) => self.num_keep = count(*v).unwrap_or(usize::MAX),
+            ("num_gpu", Int(v)) => self.num_gpu = Some(*v),
             ("num_thread", Int(v)) => self.num_thread = count(*v).filter(|n| *n > 0),
             ("stop", Strings(v)) => self.stop = v.clone(),
             _ => {}
@@ -112,7 +116,7 @@ mod tests {
         assert_eq!(read("temperature", ParameterValue::Float(0.5)).unwrap().sampler.temperature, 0.5);
         assert_eq!(read("num_predict", ParameterValue::Int(-1)).unwrap().num_predict, None);
         assert_eq!(read("num_predict", ParameterValue::Int(7)).unwrap().num_predict, Some(7));
-        assert_eq!(read("num_gpu", ParameterValue::Int(1)).unwrap(), GenerateOptions::default());
+        assert_eq!(read("main_gpu", ParameterValue::Int(1)).unwrap(), GenerateOptions::default());
         assert!(read("top_p", ParameterValue::Float(1.5)).is_err());
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::limits::Limits;
 use super::scheduler::KeepAlive;
 use crate::diagnostic::{Diagnostic, Result};
+use crate::runtime::device::Compute;
 use crate::runtime::kv::KvType;
 use crate::signing::PublicKey;
 
@@ -62,8 +63,8 @@ pub struct Config {
     pub context_length: Option<u64>,
     /// How keys and values are stored.
     pub kv_cache_type: Option<KvType>,
-    /// Compute threads.
-    pub threads: Option<usize>,
+    /// What models compute with.
+    pub compute: Compute,
     /// What a request may cost.
     pub limits: Limits,
 }
@@ -86,7 +87,7 @@ impl Default for Config {
             keep_alive: KeepAlive::For(Duration::from_secs(300)),
             context_length: None,
             kv_cache_type: None,
-            threads: None,
+            compute: Compute::default(),
             limits: Limits::default(),
         }
     }

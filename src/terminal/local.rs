@@ -17,6 +17,7 @@ use crate::prompt::output::{OutputReader, Piece};
 use crate::runtime::answer::{Bounds, Job, ready};
 use crate::runtime::batch::{Engine, EngineOptions, Event, Request, normalize};
 use crate::runtime::constrain::Grammars;
+use crate::runtime::device::Compute;
 use crate::runtime::loaded::Loaded;
 use crate::runtime::options::GenerateOptions;
 use crate::store::{Name, Store};
@@ -36,8 +37,8 @@ pub struct Local {
 pub struct Setup {
     /// Where they are.
     pub store: Store,
-    /// Threads to compute with; `None` for one per core.
-    pub threads: Option<usize>,
+    /// What they compute with.
+    pub compute: Compute,
     /// Renders their templates.
     pub renderer: Renderer,
     /// Templates will be rendered.
@@ -50,7 +51,7 @@ pub struct Setup {
 struct Open {
     name: String,
     runnable: Runnable,
-    threads: Option<usize>,
+    compute: Compute,
     loaded: Arc<Loaded>,
     engine: Option<(EngineOptions, Engine)>,
     grammars: OnceCell<Grammars>,
@@ -71,10 +72,10 @@ impl Local {
     /// The engine for these options: it is made again when its context changes.
     fn engine(&mut self, options: &GenerateOptions) -> Result<(Engine, usize)> {
         let open = &mut self.open;
-        let threads = options.num_thread.or(self.setup.threads);
-        if threads != open.threads {
+        let compute = self.setup.compute.asked(options.num_thread, options.num_gpu);
+        if compute != open.compute {
             open.engine = None;
-            open.load(&self.setup, threads)?;
+            open.load(&self.setup, compute)?;
         }
         let context = options.context(open.loaded.model.spec().context_length as u64) as usize;
         let wanted =
@@ -93,13 +94,16 @@ impl Open {
         let started = Instant::now();
         let runnable = models::open_in_place(&SystemWorld, &setup.store, &setup.renderer, model)?;
         let options = GenerateOptions::from_parameters(&runnable.module.prompt.parameters)?;
-        let threads = options.num_thread.or(setup.threads);
-        let loaded = load(setup, &runnable, threads)?;
+        let compute = setup.compute.asked(options.num_thread, options.num_gpu);
+        let loaded = load(setup, &runnable, compute)?;
         (setup.warn)(loaded.tokenizer.warnings());
+        if let Some(note) = loaded.model.note() {
+            (setup.warn)(std::slice::from_ref(note));
+        }
         Ok(Open {
             name: model.to_owned(),
             runnable,
-            threads,
+            compute,
             loaded: Arc::new(loaded),
             engine: None,
             grammars: OnceCell::new(),
@@ -107,9 +111,9 @@ impl Open {
         })
     }
 
-    fn load(&mut self, setup: &Setup, threads: Option<usize>) -> Result<()> {
-        self.loaded = Arc::new(load(setup, &self.runnable, threads)?);
-        self.threads = threads;
+    fn load(&mut self, setup: &Setup, compute: Compute) -> Result<()> {
+        self.loaded = Arc::new(load(setup, &self.runnable, compute)?);
+        self.compute = compute;
         Ok(())
     }
 
@@ -122,10 +126,10 @@ impl Open {
     }
 }
 
-fn load(setup: &Setup, runnable: &Runnable, threads: Option<usize>) -> Result<Loaded> {
+fn load(setup: &Setup, runnable: &Runnable, compute: Compute) -> Result<Loaded> {
     match setup.renders {
-        true => Loaded::open_to_render(&runnable.module, threads, setup.renderer.clone()),
-        false => Ok(Loaded::open(&runnable.module, threads)?.with_renderer(setup.renderer.clone())),
+        true => Loaded::open_to_render(&runnable.module, compute, setup.renderer.clone()),
+        false => Ok(Loaded::open(&runnable.module, compute)?.with_renderer(setup.renderer.clone())),
     }
 }
 

@@ -175,6 +175,9 @@ impl Stream {
         self.check(memory);
         self.enter()?;
         // SAFETY: the memory has so many bytes.
-        unsafe { result::memset_d8_async(memory.address(), 0, memory.len(), self.raw()) }.tried("clear GPU memory")
+        unsafe { result::memset_d8_async(memory.address(), 0, memory.len(), self.raw()) }
+            .tried("clear GPU memory")?;
+        self.hold(vec![memory.clone()]);
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The order of work on a device, its recording as a graph, and times.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::result::{self, event};
 use cudarc::driver::sys;
@@ -14,7 +14,7 @@ pub struct Stream {
     context: Arc<Context>,
     raw: sys::CUstream,
     /// The memory that what is being recorded uses.
-    recorded: Option<Mutex<Vec<Memory>>>,
+    recorded: Mutex<Option<Vec<Memory>>>,
 }
 
 // SAFETY: the driver may be called with a stream from any thread.
@@ -26,7 +26,7 @@ impl Stream {
     pub(super) fn new(context: Arc<Context>) -> Result<Stream, CudaError> {
         context.enter()?;
         let raw = result::stream::create(result::stream::StreamKind::NonBlocking).tried("make a stream")?;
-        Ok(Stream { context, raw, recorded: None })
+        Ok(Stream { context, raw, recorded: Mutex::default() })
     }
 
     /// Waits until all that was queued is done.
@@ -43,14 +43,14 @@ impl Stream {
     ///
     /// # Errors
     /// That of `queue`, or the driver fails.
-    pub fn record(&mut self, queue: impl FnOnce(&Stream) -> Result<(), CudaError>) -> Result<Graph, CudaError> {
+    pub fn record(&self, queue: impl FnOnce(&Stream) -> Result<(), CudaError>) -> Result<Graph, CudaError> {
         self.enter()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives.
         unsafe { result::stream::begin_capture(self.raw, mode) }.tried("record work")?;
-        self.recorded = Some(Mutex::default());
+        *self.recorded() = Some(Vec::new());
         let queued = queue(self);
-        let held = self.recorded.take().and_then(|held| held.into_inner().ok()).unwrap_or_default();
+        let held = self.recorded().take().unwrap_or_default();
         // SAFETY: recording has begun above, whatever became of it.
         let graph = unsafe { result::stream::end_capture(self.raw) };
         if let Err(e) = queued {
@@ -88,11 +88,13 @@ impl Stream {
 
     /// Holds memory as long as what is being recorded.
     pub(super) fn hold(&self, memory: Vec<Memory>) {
-        if let Some(recorded) = &self.recorded
-            && let Ok(mut held) = recorded.lock()
-        {
+        if let Some(held) = self.recorded().as_mut() {
             held.extend(memory);
         }
+    }
+
+    fn recorded(&self) -> MutexGuard<'_, Option<Vec<Memory>>> {
+        self.recorded.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// A point in the order of work, whose time is taken.

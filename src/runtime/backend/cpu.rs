@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::cpu_split::{self, Stage};
 use super::cpu_step::{CpuOp, OwnNorm, Scratch, angles, normalize, rope_kind};
-use super::{Backend, Column, Observer, State, observe};
+use super::{Backend, Column, Observer, State, check_room, check_step, count, not_finite, observe};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::runtime::fuse::is_read;
 use crate::runtime::kv::{KvLayout, KvType, PAGE, PageId, Shift, slot};
@@ -138,6 +138,7 @@ impl Backend for Cpu {
 
     fn state(&self, room: &Room) -> Result<Box<dyn State>> {
         let program = &self.shared.program;
+        check_room(program, room)?;
         let refused = |what: &str| {
             let memory = program.memory(room);
             Errors::from(
@@ -166,14 +167,6 @@ impl Backend for Cpu {
             KvType::F32 => Kind::F32,
             KvType::F16 | KvType::Q8_0 | KvType::Q4_0 => Kind::F16,
         };
-        let whole = layout.key_length.is_multiple_of(32) && layout.value_length.is_multiple_of(32);
-        if room.kv.blocks().is_some() && !whole {
-            let message = format!(
-                "a cache of blocks needs heads of a multiple of 32 values; the model's have {} and {}",
-                layout.key_length, layout.value_length
-            );
-            return Err(Diagnostic::error(message).code("kv-cache-type").help("choose f16").into());
-        }
         let mut kv = Vec::new();
         for _ in 0..program.spec.block_count {
             let width = layout.width().ok_or_else(|| refused("the cache"))?;
@@ -181,15 +174,6 @@ impl Backend for Cpu {
         }
         let (columns, width) = cpu_split::plane(program, room, self.threads());
         let parts = planes.add(Kind::F32, columns, width).map_err(|_| refused("attention"))?;
-        let positions = program.spec.embedding_extras.positions;
-        if positions > 0 && room.context > positions {
-            let message =
-                format!("the model has {positions} positions; a context of {} is too long", room.context);
-            return Err(Diagnostic::error(message)
-                .code("context-too-long")
-                .help("choose a smaller context")
-                .into());
-        }
         Ok(Box::new(CpuState {
             shared: self.shared.clone(),
             room: *room,
@@ -227,42 +211,6 @@ enum Watch<'a, 'b> {
 }
 
 impl CpuState {
-    fn check(&self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()> {
-        let program = &self.shared.program;
-        let wrong = |what: String| Err(Diagnostic::error(what).code("invalid-step").into());
-        if columns.is_empty() || columns.len() > self.room.columns || outputs.len() > self.room.outputs {
-            return wrong(format!(
-                "a step of {} tokens and {} outputs; there is room for {} and {}",
-                columns.len(),
-                outputs.len(),
-                self.room.columns,
-                self.room.outputs
-            ));
-        }
-        if outputs.iter().any(|o| *o >= columns.len()) {
-            return wrong("an output is no column of its step".to_owned());
-        }
-        for column in columns {
-            if column.token as usize >= program.spec.vocab_size {
-                return wrong(format!(
-                    "token {} is beyond the vocabulary of {}",
-                    column.token, program.spec.vocab_size
-                ));
-            }
-            if column.position >= self.room.context {
-                return wrong(format!(
-                    "position {} is beyond the context of {}",
-                    column.position, self.room.context
-                ));
-            }
-            let table = tables.get(column.sequence).and_then(|t| t.get(..=column.position / PAGE));
-            if !table.is_some_and(|pages| pages.iter().all(|p| p.index() < self.room.pages)) {
-                return wrong(format!("position {} has no page", column.position));
-            }
-        }
-        Ok(())
-    }
-
     fn run(
         &mut self,
         ops: std::ops::Range<usize>,
@@ -275,10 +223,7 @@ impl CpuState {
         // Alone, an operation computes what it says.
         let is_whole = ops.len() == shared.program.ops.len();
         let first = shared.stamps.fetch_add(ops.len() as u64, Ordering::Relaxed);
-        let count = |extent| match extent {
-            Extent::Columns => columns.len(),
-            Extent::Outputs => outputs.len(),
-        };
+        let count = |extent| count(extent, columns.len(), outputs.len());
         let norm = |i: usize| {
             let is_own = |i: &usize| {
                 let extent = shared.own_norms.get(*i).copied().flatten();
@@ -365,7 +310,7 @@ impl CpuState {
         watch: Watch<'_, '_>,
     ) -> Result<()> {
         self.outputs = 0;
-        self.check(columns, tables, outputs)?;
+        check_step(&self.shared.program, &self.room, columns, tables, outputs)?;
         let shared = self.shared.clone();
         for (rotation, table) in shared.program.rotations.iter().zip(&mut self.angles) {
             angles(rotation.frequencies(self.room.context), columns, table);
@@ -388,39 +333,21 @@ impl CpuState {
 
     /// Runs the step again, one operation at a time, to find the first result that is not finite.
     fn diagnose(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Errors {
-        let mut place = "the logits".to_owned();
-        for i in 0..self.shared.program.ops.len() {
+        let shared = self.shared.clone();
+        let program = &shared.program;
+        for (i, op) in program.ops.iter().enumerate() {
             self.run(i..i + 1, columns, tables, outputs, None);
-            let program = &self.shared.program;
-            let Some(out) = program.ops[i].out() else { continue };
+            let Some(out) = op.out() else { continue };
             let buffer = &program.buffers[out.0];
             if buffer.element != Element::F32 {
                 continue;
             }
-            let count = match buffer.extent {
-                Extent::Columns => columns.len(),
-                Extent::Outputs => outputs.len(),
-            };
-            let name = buffer.name;
-            let values = &self.planes.f32(PlaneId(out.0))[..count * buffer.width];
-            if values.iter().any(|v| !v.is_finite()) {
-                let block = program.ops[..=i].iter().filter(|op| matches!(op, Op::StoreKv { .. })).count();
-                let after = program.ops[..i].iter().rposition(|op| matches!(op, Op::StoreKv { .. }));
-                place = match after {
-                    None => format!("`{name}` before the first attention"),
-                    Some(_) => format!("`{name}` of block {}", block - 1),
-                };
-                break;
+            let n = count(buffer.extent, columns.len(), outputs.len()) * buffer.width;
+            if self.planes.f32(PlaneId(out.0))[..n].iter().any(|v| !v.is_finite()) {
+                return not_finite(program, Some(i), columns);
             }
         }
-        let positions = (columns.first().map_or(0, |c| c.position), columns.last().map_or(0, |c| c.position));
-        Diagnostic::error(format!(
-            "the model computes values that are not finite: first in {place}, at positions {} to {}",
-            positions.0, positions.1
-        ))
-        .code("not-finite")
-        .help("the weights are damaged, or too large for their type; `mdl verify` checks the file")
-        .into()
+        not_finite(program, None, columns)
     }
 }
 

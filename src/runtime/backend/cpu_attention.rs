@@ -62,14 +62,6 @@ impl CpuOp<'_> {
         }
     }
 
-    /// What a query at `position` is multiplied with.
-    fn temperature(&self, position: usize) -> f32 {
-        match &self.program.spec.attention.temperature {
-            None => 1.0,
-            Some(t) => 1.0 + t.scale * libm::log1pf((position / t.original_context_length) as f32),
-        }
-    }
-
     /// The last position of the sequence that column `c` is of, in this step.
     pub(super) fn last_position(&self, c: usize) -> usize {
         let sequence = self.columns[c].sequence;
@@ -79,14 +71,7 @@ impl CpuOp<'_> {
 
     /// The positions that a query sees; `last` is the sequence's last.
     pub(super) fn sees(&self, position: usize, last: usize, window: Option<usize>) -> Range<usize> {
-        if self.program.spec.attention.causal {
-            let end = position + 1;
-            return window.map_or(0, |w| end.saturating_sub(w))..end;
-        }
-        match window {
-            None => 0..last + 1,
-            Some(w) => position.saturating_sub(w / 2)..(position + w / 2).min(last) + 1,
-        }
+        super::sees(self.program, position, last, window)
     }
 
     pub(super) fn store_kv(
@@ -215,7 +200,7 @@ impl CpuOp<'_> {
             let first = kv_head * group;
             let all = &self.column(planes, op.qkv, c)[..spec.attention.head_count * key_length];
             let factor = self.norm_factor(all, op.prepare);
-            let temperature = self.temperature(self.columns[c].position);
+            let temperature = super::temperature(self.program, self.columns[c].position);
             let at = scratch.queries.len();
             scratch.queries.extend_from_slice(&all[first * key_length..(first + group) * key_length]);
             for (i, query) in scratch.queries[at..].chunks_exact_mut(key_length).enumerate() {

@@ -8,6 +8,7 @@ use super::*;
 use crate::modelfile;
 use crate::passes::{Context, Options, resolve};
 use crate::runtime::constrain::{Grammar, Grammars};
+use crate::runtime::device::Compute;
 use crate::runtime::sampler::SamplerOptions;
 use crate::world::SystemWorld;
 
@@ -47,7 +48,7 @@ fn open_storyteller(pooling_type: Option<u32>) -> Loaded {
         let key = format!("{}.pooling_type", module.architecture().unwrap());
         module.metadata.set(key, pooling_type);
     }
-    Loaded::open(&module, Some(2)).unwrap()
+    Loaded::open(&module, Compute::cpu(Some(2))).unwrap()
 }
 
 fn engine(model: &Arc<Loaded>, parallel: usize, context: usize) -> Engine {

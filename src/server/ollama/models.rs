@@ -144,7 +144,7 @@ pub async fn ps(State(app): State<Arc<App>>) -> Result<axum::Json<PsResponse>, A
                 digest: r.model.id.hex(),
                 details: details.map(|d: Arc<Description>| Details::of(&d)).unwrap_or_default(),
                 expires_at: time(r.expires.or(for_ever).unwrap_or(SystemTime::UNIX_EPOCH)),
-                size_vram: 0,
+                size_vram: r.model.on_accelerator,
                 context_length: r.model.context,
             }
         });

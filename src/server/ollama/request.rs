@@ -140,7 +140,11 @@ pub fn wish(parameters: &[(String, ParameterValue)]) -> Wish {
         }
     };
     let count = |wanted: &str| number(wanted).and_then(|v| usize::try_from(v).ok());
-    Wish { context: number("num_ctx"), batch: count("num_batch"), threads: count("num_thread") }
+    let gpu = parameters.iter().rev().find_map(|(name, value)| match value {
+        ParameterValue::Int(v) if name == "num_gpu" => Some(*v),
+        _ => None,
+    });
+    Wish { context: number("num_ctx"), batch: count("num_batch"), threads: count("num_thread"), gpu }
 }
 
 fn format(value: Option<&Json>) -> Result<Option<Grammar>, ApiError> {
@@ -211,7 +215,7 @@ mod tests {
         }))
         .unwrap();
         assert!(!checked.stream && checked.unloads());
-        assert_eq!(checked.wish(), Wish { context: Some(2048), batch: Some(7), threads: None });
+        assert_eq!(checked.wish(), Wish { context: Some(2048), batch: Some(7), threads: None, gpu: None });
         assert_eq!(checked.think, Some(Think::Level("high".to_owned())));
         assert_eq!(checked.format, Some(Grammar::Schema(json!({"type": "object"}))));
         assert_eq!(checked.logprobs, Some(20));

@@ -26,6 +26,8 @@ pub struct Wish {
     pub batch: Option<usize>,
     /// `num_thread`.
     pub threads: Option<usize>,
+    /// `num_gpu`: 0 for the CPU.
+    pub gpu: Option<i64>,
 }
 
 /// A loaded model.
@@ -42,6 +44,8 @@ pub struct Served {
     pub context: usize,
     /// Bytes it takes: weights, cache and buffers.
     pub size: u64,
+    /// Bytes of them that are on an accelerator.
+    pub on_accelerator: u64,
     /// The time it took to load.
     pub load_duration: Duration,
     wish: Wish,
@@ -68,13 +72,16 @@ impl Served {
         // Known before anything is packed.
         let available = memory::available();
         let packed = packed_bytes(&module);
-        if let Some(available) = available.filter(|available| packed > *available) {
+        let compute = config.compute.asked(options.num_thread, options.num_gpu).asked(wish.threads, wish.gpu);
+        if let Some(available) = available.filter(|available| packed > *available && compute.is_cpu()) {
             return Err(too_large(packed, available, None));
         }
-        let threads = wish.threads.or(options.num_thread).or(config.threads).filter(|n| *n > 0);
-        let loaded = Loaded::open(&module, threads)?.with_renderer(app.renderer.clone());
+        let loaded = Loaded::open(&module, compute)?.with_renderer(app.renderer.clone());
         for warning in loaded.tokenizer.warnings() {
             tracing::warn!(model = %stored.name, "{warning}");
+        }
+        if let Some(note) = loaded.model.note() {
+            tracing::warn!(model = %stored.name, "{}", note.message);
         }
         let trained = loaded.model.spec().context_length as u64;
         let asked = wish.context.or(options.num_ctx).or(config.context_length);
@@ -86,7 +93,16 @@ impl Served {
             kv: config.kv_cache_type,
         };
         // What a backend packs is memory of its own; the file behind it is only mapped.
-        let weights = loaded.model.program().packed_bytes();
+        let accelerator = loaded.model.accelerator();
+        let weights = match accelerator {
+            None => loaded.model.program().packed_bytes(),
+            // They are there already.
+            Some(_) => 0,
+        };
+        let available = match &accelerator {
+            None => available,
+            Some(accelerator) => Some(accelerator.free),
+        };
         let needed = |engine: &EngineOptions| {
             weights.saturating_add(loaded.model.memory_of(&engine.room(&loaded.model)).total())
         };
@@ -99,7 +115,11 @@ impl Served {
                 return Err(too_large(needed(&engine), available, Some(context)));
             }
         }
-        let size = needed(&engine);
+        let size = match accelerator {
+            None => needed(&engine),
+            Some(_) => needed(&engine).saturating_add(loaded.model.program().weight_bytes()),
+        };
+        let on_accelerator = if accelerator.is_some() { size } else { 0 };
         let loaded = Arc::new(loaded);
         let engine = Engine::start(loaded.clone(), engine)?;
         Ok(Served {
@@ -109,6 +129,7 @@ impl Served {
             engine,
             context,
             size,
+            on_accelerator,
             load_duration: started.elapsed(),
             wish,
             grammars: OnceLock::new(),
@@ -124,6 +145,7 @@ impl Served {
         context.is_none_or(|n| n == self.context)
             && wish.batch.is_none_or(|n| Some(n) == self.wish.batch)
             && wish.threads.is_none_or(|n| Some(n) == self.wish.threads)
+            && wish.gpu.is_none_or(|n| Some(n) == self.wish.gpu)
     }
 
     /// What constrains the model's tokens; it is made when first needed, which takes a while.

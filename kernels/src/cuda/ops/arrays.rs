@@ -43,13 +43,12 @@ impl Floats {
         stream.download(&self.memory, 0, bytemuck::cast_slice_mut(to))
     }
 
-    /// The same floats as `parts` times as many columns.
+    /// The same floats as columns of another width; what is left at the end is not used.
     ///
     /// # Panics
-    /// If a column is no whole number of parts.
-    pub fn split(&self, parts: usize) -> Floats {
-        assert!(self.width.is_multiple_of(parts), "parts of a column");
-        Floats { memory: self.memory.clone(), width: self.width / parts, columns: self.columns * parts }
+    /// If the width is 0.
+    pub fn reshaped(&self, width: usize) -> Floats {
+        Floats { memory: self.memory.clone(), width, columns: self.columns * self.width / width }
     }
 
     /// Panics if there is not so much.

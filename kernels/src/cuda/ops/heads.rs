@@ -74,7 +74,7 @@ pub struct Heads<'a> {
     /// Heads of queries.
     pub heads: usize,
     /// The weights of the norms of queries and keys, and what they are over.
-    pub norms: Option<([&'a Floats; 2], HeadNorm, f32)>,
+    pub norms: Option<([Option<&'a Floats>; 2], HeadNorm, f32)>,
     /// For a norm over all heads, the factors of queries and keys: `[1, columns]`.
     pub factors: Option<[&'a Floats; 2]>,
     /// Cosines and sines of each column, `[columns, 2, pairs]`; pairs; whether halves turn.
@@ -138,8 +138,11 @@ pub fn prepare(
     }
     if let Some((weights, kind, _)) = &of.norms {
         let count = |heads: usize| if *kind == HeadNorm::Head { key_length } else { heads * key_length };
-        weights[0].check(1, count(heads));
-        weights[1].check(1, count(kv_heads));
+        for (weight, heads) in weights.iter().zip([heads, kv_heads]) {
+            if let Some(weight) = weight {
+                weight.check(1, count(heads));
+            }
+        }
         assert!(*kind != HeadNorm::All || of.factors.is_some(), "a norm over all has factors");
     }
     if let Some(factors) = of.factors {
@@ -155,7 +158,8 @@ pub fn prepare(
     let launch = Launch::new(stream, &kernel, [count, columns, 1], 32).shared(4 * key_length.max(value_length));
     let launch = launch.memory(&qkv.memory, 0).int(qkv.width).int(heads).int(kv_heads).int(key_length);
     let weights = of.norms.as_ref().map(|(w, _, _)| w);
-    let launch = launch.int(value_length).option(weights.map(|w| &w[0].memory)).option(weights.map(|w| &w[1].memory));
+    let weight = |i: usize| weights.and_then(|w| w[i]).map(|w| &w.memory);
+    let launch = launch.int(value_length).option(weight(0)).option(weight(1));
     let (kind, epsilon) = of.norms.as_ref().map_or((HeadNorm::Head, 0.0), |(_, kind, epsilon)| (*kind, *epsilon));
     let launch = launch.int(kind as usize).float(epsilon);
     let launch = launch.option(of.factors.map(|f| &f[0].memory)).option(of.factors.map(|f| &f[1].memory));
