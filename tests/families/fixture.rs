@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use mdl::passes::resolve;
+use mdl::runtime::device::Compute;
 use mdl::runtime::loaded::Loaded;
 use mdl::world::SystemWorld;
 use serde_json::Value;
@@ -64,7 +65,7 @@ impl Fixture {
     pub fn load(&self, preset: &str, out: &Path) -> Result<Loaded, String> {
         let gguf = self.compile(preset, out)?;
         let failed = |e: mdl::diagnostic::Errors| format!("{} {preset}: {e}", self.name);
-        Loaded::open(&resolve::open_gguf(&SystemWorld, &gguf).map_err(failed)?, Some(2)).map_err(failed)
+        Loaded::open(&resolve::open_gguf(&SystemWorld, &gguf).map_err(failed)?, Compute::cpu(Some(2))).map_err(failed)
     }
 }
 

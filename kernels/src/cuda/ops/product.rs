@@ -46,7 +46,7 @@ fn segment_threads(cols: usize) -> usize {
     32 * cols.div_ceil(UNIT).clamp(1, 16)
 }
 
-/// Columns from which on a product goes through the matrix unit by tiles of 64 columns.
+/// Columns from which on a product goes through the matrix unit by tiles of 128 columns.
 const MANY: usize = 64;
 
 /// Adds the input's addresses; checks that it is what the weight takes.
@@ -137,8 +137,8 @@ pub fn matmul(
         return few(format!("matmul_{name}_{most}"), [panels, columns.div_ceil(most), 1], 256);
     }
     let kernel = format!("matmul_{name}");
-    let grid = [columns.div_ceil(64), rows.div_ceil(128), 1];
-    let launch = Launch::new(stream, &kernel, grid, 256).memory(&weight.memory, 0).int(rows).int(cols);
+    let grid = [columns.div_ceil(128), rows.div_ceil(128), 1];
+    let launch = Launch::new(stream, &kernel, grid, 512).memory(&weight.memory, 0).int(rows).int(cols);
     let launch = input(launch, weight, x, columns).option(bias).memory(to.0, to.1);
     let launch = launch.int(out.width).int(columns).flag(place.add).option(None).option(None);
     // SAFETY: as said; without an order there are no experts.
@@ -240,8 +240,8 @@ pub fn experts(
     // SAFETY: the numbers in `chosen` are below the number of experts; there is room for the order.
     unsafe { launch.memory(pairs, 0).memory(offsets, 0).queue()? };
     let kernel = format!("matmul_{name}");
-    let grid = [columns.div_ceil(64), rows.div_ceil(128), weight.count];
-    let launch = Launch::new(stream, &kernel, grid, 256).memory(&weight.memory, 0).int(rows).int(cols);
+    let grid = [columns.div_ceil(128), rows.div_ceil(128), weight.count];
+    let launch = Launch::new(stream, &kernel, grid, 512).memory(&weight.memory, 0).int(rows).int(cols);
     let launch = input(launch, weight, x, inputs);
     let launch = launch.option(None).memory(&out.memory, 4 * place.at).int(out.width).int(columns).flag(false);
     let launch = launch.memory(pairs, 0).memory(offsets, 0).int(used).flag(of.each).long(weight.bytes);

@@ -48,8 +48,7 @@ pub struct DeviceWeight {
 }
 
 impl DeviceWeight {
-    /// Bytes that a weight takes on a device; `None` for a type that no kernel multiplies, or a number that does not
-    /// fit.
+    /// Bytes that a weight takes on a device; `None` for a type that no kernel multiplies, or 4 GiB and more.
     pub fn bytes_of(ty: TensorType, rows: usize, cols: usize) -> Option<usize> {
         let rows = rows.checked_next_multiple_of(PANEL)?;
         let row = match (ty, unit_bytes(ty)) {
@@ -58,7 +57,8 @@ impl DeviceWeight {
             (TensorType::F16 | TensorType::BF16, _) => cols.checked_mul(2)?.checked_next_multiple_of(16)?,
             _ => return None,
         };
-        rows.checked_mul(row)
+        // Places in a weight are 32 bits.
+        rows.checked_mul(row).filter(|bytes| u32::try_from(*bytes).is_ok())
     }
 
     /// How its values are encoded.
