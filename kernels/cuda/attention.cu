@@ -44,19 +44,30 @@ struct KeyPair {
             scale[1] = f16_to_f32(both >> 16);
         }
     }
-    METHOD float2 value(int i) const {
+    // Values i to i + N - 1, which do not cross a multiple of 16.
+    template <int N>
+    METHOD void values(int i, float2 (&to)[N]) const {
         if constexpr (KIND == KV_F16) {
-            u32 both = __ldg(reinterpret_cast<const u32 *>(at + size_t(i) * 2 * PAGE));
-            return make_float2(f16_to_f32(both & 0xffff), f16_to_f32(both >> 16));
+            const u8 *from = at + i * (2 * PAGE);
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                u32 both = __ldg(reinterpret_cast<const u32 *>(from + j * (2 * PAGE)));
+                to[j] = make_float2(f16_to_f32(both & 0xffff), f16_to_f32(both >> 16));
+            }
         } else if constexpr (KIND == KV_F32) {
-            return __ldg(reinterpret_cast<const float2 *>(at + size_t(i) * 4 * PAGE));
+            const u8 *from = at + i * (4 * PAGE);
+#pragma unroll
+            for (int j = 0; j < N; j++) to[j] = __ldg(reinterpret_cast<const float2 *>(from + j * (4 * PAGE)));
         } else {
-            int k = i % 32;
-            const u8 *bytes = at + i / 32 * PAGE * (2 + BLOCK_BYTES<KIND>) + 2 * PAGE;
-            u32 both = __ldg(reinterpret_cast<const u16 *>(bytes + (KIND == KV_Q8_0 ? k : k % 16) * PAGE));
-            if (KIND == KV_Q8_0) return make_float2(scale[0] * float(i8(both & 0xff)), scale[1] * float(i8(both >> 8)));
-            u32 shifted = both >> (k / 16 * 4);
-            return make_float2(scale[0] * float(int(shifted & 15) - 8), scale[1] * float(int(shifted >> 8 & 15) - 8));
+            int k = i % 32, shift = k / 16 * 4;
+            const u8 *from = at + i / 32 * PAGE * (2 + BLOCK_BYTES<KIND>) + 2 * PAGE + (KIND == KV_Q8_0 ? k : k % 16) * PAGE;
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                u32 both = __ldg(reinterpret_cast<const u16 *>(from + j * PAGE));
+                int first = KIND == KV_Q8_0 ? int(i8(both & 0xff)) : int(both >> shift & 15) - 8;
+                int second = KIND == KV_Q8_0 ? int(i8(both >> 8)) : int(both >> shift >> 8 & 15) - 8;
+                to[j] = make_float2(scale[0] * float(first), scale[1] * float(second));
+            }
         }
     }
 };
@@ -131,8 +142,7 @@ DEVICE void attention(const float *q, int heads, int kv_heads, int key_length, i
         for (int i = 0; i < whole; i += 4) {
             if (i % 32 == 0) keys.load_scales(i, p % PAGE);
             float2 k[4];
-#pragma unroll
-            for (int j = 0; j < 4; j++) k[j] = keys.value(i + j);
+            keys.values(i, k);
 #pragma unroll
             for (int g = 0; g < G; g++) {
                 float4 own = *reinterpret_cast<const float4 *>(queries + g * stride + i);
@@ -145,11 +155,12 @@ DEVICE void attention(const float *q, int heads, int kv_heads, int key_length, i
             }
         }
         for (int i = whole; i < key_length; i++) {
-            float2 k = keys.value(i);
+            float2 k[1];
+            keys.values(i, k);
 #pragma unroll
             for (int g = 0; g < G; g++) {
-                sums[g][0] = fmaf(queries[g * stride + i], k.x, sums[g][0]);
-                sums[g][1] = fmaf(queries[g * stride + i], k.y, sums[g][1]);
+                sums[g][0] = fmaf(queries[g * stride + i], k[0].x, sums[g][0]);
+                sums[g][1] = fmaf(queries[g * stride + i], k[0].y, sums[g][1]);
             }
         }
     }
@@ -183,32 +194,34 @@ DEVICE void attention(const float *q, int heads, int kv_heads, int key_length, i
     __syncthreads();
 
     const u8 *values = plane + (kv_heads + kv_head) * width;
+    int bytes = row_bytes<KIND>(value_length);
     for (int i = thread(); i < value_length; i += THREADS) {
         float a[G] = {};
-        // Four positions of a page at a time, then what is left at the ends.
-        auto take = [&](int p) {
-            float v = get_value<KIND>(values, slot(p), i, value_length);
+        for (int p = start; p < end;) {
+            const u8 *row = values + (size_t(pages[(from + p) / PAGE]) * PAGE + p % PAGE) * bytes;
+            if (p % PAGE || p + PAGE > end) {
+                float v = row_value<KIND>(row, i);
 #pragma unroll
-            for (int g = 0; g < G; g++) a[g] = fmaf(scores[g * CHUNK + p], v, a[g]);
-        };
-        int p = start;
-        for (; p < end && p % 4; p++) take(p);
-#pragma unroll 4
-        for (; p + 4 <= end; p += 4) {
-            int base = slot(p);
-            float v[4];
-#pragma unroll
-            for (int j = 0; j < 4; j++) v[j] = get_value<KIND>(values, base + j, i, value_length);
-#pragma unroll
-            for (int g = 0; g < G; g++) {
-                float4 w = *reinterpret_cast<const float4 *>(scores + g * CHUNK + p);
-                a[g] = fmaf(w.x, v[0], a[g]);
-                a[g] = fmaf(w.y, v[1], a[g]);
-                a[g] = fmaf(w.z, v[2], a[g]);
-                a[g] = fmaf(w.w, v[3], a[g]);
+                for (int g = 0; g < G; g++) a[g] = fmaf(scores[g * CHUNK + p], v, a[g]);
+                p++;
+                continue;
             }
+            // A whole page: sixteen loads on the way.
+            float v[PAGE];
+#pragma unroll
+            for (int j = 0; j < PAGE; j++) v[j] = row_value<KIND>(row + j * bytes, i);
+#pragma unroll
+            for (int j = 0; j < PAGE; j += 4)
+#pragma unroll
+                for (int g = 0; g < G; g++) {
+                    float4 w = *reinterpret_cast<const float4 *>(scores + g * CHUNK + p + j);
+                    a[g] = fmaf(w.x, v[j], a[g]);
+                    a[g] = fmaf(w.y, v[j + 1], a[g]);
+                    a[g] = fmaf(w.z, v[j + 2], a[g]);
+                    a[g] = fmaf(w.w, v[j + 3], a[g]);
+                }
+            p += PAGE;
         }
-        for (; p < end; p++) take(p);
 #pragma unroll
         for (int g = 0; g < G; g++)
             if (g < count)

@@ -106,10 +106,9 @@ DEVICE float get_key(const u8 *column, int slot, int i, int length) {
     }
 }
 
-// Value i of the value in a slot.
+// Value i of a value's row.
 template <int KIND>
-DEVICE float get_value(const u8 *column, int slot, int i, int length) {
-    const u8 *row = column + size_t(slot) * row_bytes<KIND>(length);
+DEVICE float row_value(const u8 *row, int i) {
     if constexpr (KIND == KV_F16) return f16_to_f32(reinterpret_cast<const f16 *>(row)[i]);
     else if constexpr (KIND == KV_F32) return reinterpret_cast<const float *>(row)[i];
     else {

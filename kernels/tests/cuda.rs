@@ -25,5 +25,7 @@ mod floats;
 mod heads;
 #[path = "cuda/products.rs"]
 mod products;
+#[path = "cuda/quantize.rs"]
+mod quantize;
 #[path = "cuda/sample.rs"]
 mod sample;

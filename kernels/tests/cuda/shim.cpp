@@ -227,12 +227,14 @@ uint32_t (*meet(int operation, int line))[12] {
     unsigned step = ++self->warp_steps;
     warp.arrivals++;
     auto steps = [](const Thread &t) { return t.warp_steps; };
-    while (Thread *next = behind(first, first + 32, self->number, step, steps)) {
+    // Once all are there, nobody looks for those that are not.
+    while (warp.arrivals < step * 32) {
+        Thread *next = behind(first, first + 32, self->number, step, steps);
+        if (!next) fail("a lane has ended before an instruction of its warp", line);
         if (next->at_barrier && arrivals < next->barriers * unsigned(count))
             fail("a lane is at a barrier where others are at an instruction of the warp", line);
         switch_to(next);
     }
-    if (warp.arrivals < step * 32) fail("a lane has ended before an instruction of its warp", line);
     if (warp.places[parity][0] != (operation << 20 | line)) fail("lanes of a warp are at different places", line);
     return warp.words[parity];
 }
@@ -243,8 +245,11 @@ void barrier(int line) {
     self->at_barrier = true;
     auto steps = [](const Thread &t) { return t.barriers; };
     arrivals++;
-    while (Thread *next = behind(0, count, self->number, step, steps)) switch_to(next);
-    if (arrivals < step * unsigned(count)) fail("a thread has ended before a barrier of its block", line);
+    while (arrivals < step * unsigned(count)) {
+        Thread *next = behind(0, count, self->number, step, steps);
+        if (!next) fail("a thread has ended before a barrier of its block", line);
+        switch_to(next);
+    }
     self->at_barrier = false;
 }
 
