@@ -13,11 +13,15 @@ unless SPILLS has a reason. Both compilers come from the wheels of requirements.
 
 import argparse
 import ctypes
+import gzip
+import hashlib
 import importlib.util
+import io
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -122,10 +126,35 @@ def report(found):
     return "\n".join(lines) + "\n"
 
 
+def sources():
+    """What the kernels are made of, as a SHA-256: kernels.tar.gz says it, and a test compares."""
+    digest = hashlib.sha256()
+    for path in sorted(HERE.glob("*.cu*")):
+        text = path.read_bytes()
+        digest.update(f"{path.name} {len(text)}\n".encode() + text)
+    return digest.hexdigest()
+
+
+def archive(images, to):
+    """Writes images (name and bytes) with an index of kernels and their modules: the same bytes each time."""
+    kernels = {(name.decode(), file.split(".")[0]) for file, image in images.items() if file.endswith(".ptx")
+               for name in re.findall(rb"\.entry\s+(\w+)", image)}
+    index = f"sources {sources()}\n" + "".join(f"{kernel} {module}\n" for kernel, module in sorted(kernels))
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in [("index", index.encode()), *sorted(images.items())]:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    to.write_bytes(gzip.compress(raw.getvalue(), 9, mtime=0))
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("--write", action="store_true", help="renew registers.txt")
     arguments.add_argument("--out", type=Path, help="where PTX and machine code go")
+    arguments.add_argument("--archive", type=Path, nargs="?", const=HERE / "kernels.tar.gz", metavar="FILE",
+                           help="what the binary carries: PTX for what is oldest, and with --out all there is")
     arguments.add_argument("--only", default="*", help="the files, as a pattern; registers.txt is not compared")
     arguments = arguments.parse_args()
     nvrtc, found = Nvrtc(), {}
@@ -144,6 +173,8 @@ def main():
         for architecture, job in jobs:
             for name, kernel in job.result().items():
                 found.setdefault(name, {})[architecture] = kernel
+        files = [p for p in out.iterdir() if arguments.out or p.name.endswith(f".compute_{CAPABILITIES[0]}.ptx")]
+        images = {p.name: p.read_bytes() for p in files}
     allowed = {name: max([most for pattern, (_, most) in SPILLS.items() if re.fullmatch(pattern, name)], default=0)
                for name in found}
     spills = [f"{name} spills on {a}: {k['spill']} bytes, stack {k['stack']}" for name, by in sorted(found.items())
@@ -159,6 +190,8 @@ def main():
         sys.exit("registers.txt is not what the compilers say; look at the difference, then build.py --write")
     if spills:
         sys.exit("\n".join(spills))
+    if arguments.archive:
+        archive(images, arguments.archive)
     print(f"{len(found)} kernels")
 
 

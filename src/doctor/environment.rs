@@ -44,6 +44,7 @@ const PREFIXED: &[Variable] = &[
     value("CONTEXT_LENGTH"),
     value("KV_CACHE_TYPE"),
     value("LEVEL"),
+    value("DEVICE"),
     value("LOG"),
     value("DEBUG"),
     value("NOHISTORY"),

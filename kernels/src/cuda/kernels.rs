@@ -1,7 +1,7 @@
 //! The kernels that the binary carries, loaded when they are first needed.
 //!
-//! They are in an archive (tar, gzip) that `kernels/cuda/build.py` makes: `index`, a line with the name of each kernel
-//! and of its module; for each module, PTX for a compute capability and what is newer (`NAME.compute_80.ptx`), which
+//! They are in an archive (tar, gzip) that `kernels/cuda/build.py` makes: `index`, the digest of the sources and a line
+//! with the name of each kernel and of its module; for each module, PTX for a compute capability and what is newer (`NAME.compute_80.ptx`), which
 //! the driver compiles and keeps, or code for a capability (`NAME.sm_90.cubin`), which it takes as it is.
 
 use std::collections::HashMap;
@@ -170,8 +170,27 @@ mod tests {
     }
 
     #[test]
+    fn the_archive_is_of_these_sources() {
+        use sha2::{Digest, Sha256};
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda");
+        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+        files.retain(|p| p.extension().is_some_and(|e| e == "cu" || e == "cuh"));
+        files.sort();
+        let mut digest = Sha256::new();
+        for path in files {
+            let text = std::fs::read(&path).unwrap();
+            digest.update(format!("{} {}\n", path.file_name().unwrap().display(), text.len()));
+            digest.update(&text);
+        }
+        let hex: String = digest.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let told = index().unwrap().remove("sources");
+        assert_eq!(told, Some(hex), "kernels have changed: python kernels/cuda/build.py --archive");
+    }
+
+    #[test]
     fn every_kernel_has_an_image_for_every_device() {
-        let index = index().unwrap();
+        let mut index = index().unwrap();
+        index.remove("sources");
         assert!(index.len() > 100, "{} kernels", index.len());
         let modules: std::collections::BTreeSet<&String> = index.values().collect();
         for module in modules {
