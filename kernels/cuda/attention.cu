@@ -51,19 +51,19 @@ struct KeyPair {
             const u8 *from = at + i * (2 * PAGE);
 #pragma unroll
             for (int j = 0; j < N; j++) {
-                u32 both = __ldg(reinterpret_cast<const u32 *>(from + j * (2 * PAGE)));
+                u32 both = load(reinterpret_cast<const u32 *>(from + j * (2 * PAGE)));
                 to[j] = make_float2(f16_to_f32(both & 0xffff), f16_to_f32(both >> 16));
             }
         } else if constexpr (KIND == KV_F32) {
             const u8 *from = at + i * (4 * PAGE);
 #pragma unroll
-            for (int j = 0; j < N; j++) to[j] = __ldg(reinterpret_cast<const float2 *>(from + j * (4 * PAGE)));
+            for (int j = 0; j < N; j++) to[j] = load(reinterpret_cast<const float2 *>(from + j * (4 * PAGE)));
         } else {
             int k = i % 32, shift = k / 16 * 4;
             const u8 *from = at + i / 32 * PAGE * (2 + BLOCK_BYTES<KIND>) + 2 * PAGE + (KIND == KV_Q8_0 ? k : k % 16) * PAGE;
 #pragma unroll
             for (int j = 0; j < N; j++) {
-                u32 both = __ldg(reinterpret_cast<const u16 *>(from + j * PAGE));
+                u32 both = load(reinterpret_cast<const u16 *>(from + j * PAGE));
                 int first = KIND == KV_Q8_0 ? int(i8(both & 0xff)) : int(both >> shift & 15) - 8;
                 int second = KIND == KV_Q8_0 ? int(i8(both >> 8)) : int(both >> shift >> 8 & 15) - 8;
                 to[j] = make_float2(scale[0] * float(first), scale[1] * float(second));

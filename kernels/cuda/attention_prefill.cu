@@ -1,12 +1,13 @@
 // Attention of many queries of a sequence over a cache in half precision, on the matrix unit: prefill.
 //
-//   q, plane, pages, sequences, seen, out: as in attention.cu; key_length and value_length are both D, of 64 to 128
+//   q, plane, pages, sequences, seen, out: as in attention.cu; key_length and value_length are both D
 //   tiles  [n]: the first column of each tile, and its columns, of one sequence; at most 64 / group
 //
-// Grid (tiles, kv_heads), blocks of 128 threads; dynamic shared memory of 2 * 2 * 64 * D * 2 bytes (64 KiB for D of 128).
+// Grid (tiles, kv_heads), blocks of 128 threads; dynamic shared memory of 512 D bytes (64 KiB for D of 128), for D of 256 of
+// 96 KiB.
 //
 // FlashAttention-2 (arXiv:2307.08691): a block has 64 rows, query heads of a group times columns, so keys and values
-// are shared by the group too; a warp has 16 rows. It goes over the positions in tiles of 64 (four pages), the next of
+// are shared by the group too; a warp has 16 rows. It goes over the positions in tiles of 64 (of long heads 32), the next of
 // which comes by cp.async while this one is computed. Scores and weights stay in registers: the accumulators of the
 // first product are the fragments of the second. Keys are transposed within a page and values are not, so both are
 // loaded by transposing ldmatrix; pieces of 16 bytes change places (by row) so that no eight rows meet in a bank.
@@ -17,12 +18,17 @@
 #include "kv.cuh"
 #include "number.cuh"
 
-constexpr int TILE = 64, THREADS = 128;
+constexpr int THREADS = 128;
 
-// Where a tile of 64 positions is in shared memory.
+// Positions of a tile: of long heads half as many, so that two tiles and the queries fit every device.
+template <int D>
+constexpr int TILE_OF = D > 128 ? 32 : 64;
+
+// Where a tile of positions is in shared memory.
 template <int D>
 struct Room {
-    // [4 pages, D, 16 positions], then [64 positions, D].
+    static constexpr int TILE = TILE_OF<D>;
+    // [pages, D, 16 positions], then [positions, D].
     f16 *keys, *values;
 
     METHOD Room(unsigned char *at, int buffer) {
@@ -42,6 +48,7 @@ template <int D>
 DEVICE void attention_prefill(const float *q, int heads, int kv_heads, float scale, float cap, const u8 *plane, i64 width,
                               const int *pages, int table_width, const int *sequences, const int2 *seen,
                               const int2 *tiles, float *out) {
+    constexpr int TILE = TILE_OF<D>, PAGES = TILE / PAGE;
     DYNAMIC_SHARED(unsigned char, shared);
     begin();
     int group = heads / kv_heads, kv_head = blockIdx.y, first = tiles[blockIdx.x].x;
@@ -88,14 +95,21 @@ DEVICE void attention_prefill(const float *q, int heads, int kv_heads, float sca
         sees[r] = row[r] < rows ? seen[column] : int2{0, 0};
         query[r] = q + (size_t(column) * heads + kv_head * group + own % group) * D;
     }
-    u32 fragments[D / 16][4];
+    // The queries' fragments: in registers, or of long heads in shared memory, where each lane keeps its own.
+    constexpr bool SHARED = D > 128;
+    u32 fragments[SHARED ? 1 : D / 16][4];
+    uint4 *kept = reinterpret_cast<uint4 *>(shared + 8 * TILE * D) + warp() * (D / 16) * WARP + lane();
 #pragma unroll
-    for (int k = 0; k < D / 16; k++)
+    for (int k = 0; k < D / 16; k++) {
+        u32 own[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const float *at = query[i % 2] + k * 16 + i / 2 * 8 + 2 * t;
-            fragments[k][i] = pack_f16(at[0], at[1]);
+            own[i] = pack_f16(at[0], at[1]);
+            if constexpr (!SHARED) fragments[k][i] = own[i];
         }
+        if constexpr (SHARED) kept[k * WARP] = make_uint4(own[0], own[1], own[2], own[3]);
+    }
 
     float acc[D / 8][4] = {}, greatest[2] = {-3.40282347e38f, -3.40282347e38f}, sums[2] = {};
     float factor = cap > 0.0f ? scale : scale * 1.44269504f, nothing = float_of(0xff800000u);
@@ -109,15 +123,24 @@ DEVICE void attention_prefill(const float *q, int heads, int kv_heads, float sca
 
         float scores[TILE / 8][4] = {};
 #pragma unroll
-        for (int k = 0; k < D / 16; k++)
+        for (int k = 0; k < D / 16; k++) {
+            u32 a[4];
+            if constexpr (SHARED) {
+                uint4 own = kept[k * WARP];
+                a[0] = own.x, a[1] = own.y, a[2] = own.z, a[3] = own.w;
+            } else {
 #pragma unroll
-            for (int page = 0; page < 4; page++) {
+                for (int i = 0; i < 4; i++) a[i] = fragments[k][i];
+            }
+#pragma unroll
+            for (int page = 0; page < PAGES; page++) {
                 u32 b[4];
                 int m = lane() / 8;
                 load_matrices_transposed(b, here.key(page, k * 16 + m % 2 * 8 + lane() % 8, m / 2));
-                mma_f16(scores[2 * page], fragments[k], b[0], b[1]);
-                mma_f16(scores[2 * page + 1], fragments[k], b[2], b[3]);
+                mma_f16(scores[2 * page], a, b[0], b[1]);
+                mma_f16(scores[2 * page + 1], a, b[2], b[3]);
             }
+        }
 
         float top[2] = {greatest[0], greatest[1]};
 #pragma unroll
@@ -145,7 +168,7 @@ DEVICE void attention_prefill(const float *q, int heads, int kv_heads, float sca
 #pragma unroll
             for (int i = 0; i < 4; i++) acc[n][i] *= shrink[i / 2];
 #pragma unroll
-        for (int page = 0; page < 4; page++) {
+        for (int page = 0; page < PAGES; page++) {
             u32 weights[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -182,7 +205,7 @@ DEVICE void attention_prefill(const float *q, int heads, int kv_heads, float sca
 }
 
 #define PREFILL(D)                                                                                                \
-    KERNEL(128, D > 64 ? 2 : 3, attention_prefill_##D, const float *q, int heads, int kv_heads, float scale, float cap, \
+    KERNEL(128, D > 128 ? 1 : D > 64 ? 2 : 3, attention_prefill_##D, const float *q, int heads, int kv_heads, float scale, float cap, \
            const u8 *plane, i64 width, const int *pages, int table_width, const int *sequences, const int2 *seen, \
            const int2 *tiles, float *out) {                                                                       \
         attention_prefill<D>(q, heads, kv_heads, scale, cap, plane, width, pages, table_width, sequences, seen,   \
@@ -193,3 +216,4 @@ PREFILL(80)
 PREFILL(96)
 PREFILL(112)
 PREFILL(128)
+PREFILL(256)

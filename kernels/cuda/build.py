@@ -35,6 +35,7 @@ CARRIED = {"sm_80": 80, "sm_86": 80, "sm_89": 80, "sm_90": 90}
 CHECKED = ["sm_80", "sm_90"]
 # Kernels that may spill, as patterns, each with the reason and the bytes of loads and stores it is good for.
 SPILLS = {
+    "matmul_q2_k": ("four numbers for each 16 values of a row and a column: a rare format", 640),
     r"matmul_(q\d_\w|iq4_\w\w)": ("sums of the whole, touched once in 256 columns: smaller tiles cost more", 256),
     r"attention_\w+_[48]": ("a few words of places, used between the loops: half the blocks cost more", 96),
     r"(matvec|gated|matmul)_\w+_(1|4|32)": ("a few words of places: half the blocks cost more", 64),

@@ -23,7 +23,6 @@ typedef unsigned long long u64;
 // A function, and one of a struct.
 #define DEVICE __device__ __forceinline__
 #define METHOD __device__ __forceinline__
-#define CONSTANT __constant__ const
 // Shared memory whose size the launch says.
 extern __shared__ __align__(16) unsigned char dynamic_shared[];
 #define DYNAMIC_SHARED(type, name) type *name = reinterpret_cast<type *>(dynamic_shared)
@@ -61,6 +60,11 @@ DEVICE void begin() {
     let_next_begin();
     wait_for_inputs();
 }
+
+// A load of what a kernel before has written: an ordinary one. Such a kernel may still run when this one begins, and
+// loads by the read-only path (`__ldg`, `load_once`) are for what nobody writes meanwhile: weights.
+template <class T>
+DEVICE T load(const T *at) { return *at; }
 
 // The greatest of the lanes' values, in every lane.
 DEVICE u32 warp_most(u32 v) {

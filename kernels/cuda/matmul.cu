@@ -15,10 +15,11 @@
 //
 // A step takes 64 values. Half of the threads load and unpack 32 values of a row each (16 bytes ahead of their use, in
 // registers: they have to be unpacked anyway), the other half bring the columns' blocks by cp.async, both into the other
-// of two buffers; one barrier a step. For each 32 values a warp does 8 matrix instructions, 128 of float32 (96 without
-// a minimum) and 20 loads of shared memory without conflicts: that is what bounds it, about 5.5 cycles of a
-// multiprocessor for 8,192 operations, and bringing and unpacking takes a fifth of that again. Formats with a scale for
-// 16 values take twice the instructions. The sums of a segment and of the whole are 64 registers of a thread.
+// of two buffers; one barrier a step. Float32 is what bounds it: of the about 27 instructions of a warp for each matrix
+// instruction (16 by 8 by 32, as sm_90's machine code has them for Q4_K), 12 make floats of its sums, scale and add them,
+// 4 add the minimum, 4 bring and unpack. That is 6.8 cycles of a multiprocessor for 8,192 operations, 270 TOP/s of an
+// H200; formats with a scale for 16 values take nearly twice that. The sums of a segment and of the whole are 64 registers
+// of a thread; those of the whole spill a few words, which are touched once in 256 columns.
 #include "matmul.cuh"
 
 constexpr int ROWS = 128, COLUMNS = 128, STEP = 2, THREADS = 512;
@@ -28,10 +29,25 @@ template <class F>
 struct Stage {
     u8 a[STEP][ROWS * 32];
     u8 b[STEP][COLUMNS * 32];
-    float numbers[STEP][NUMBERS<F>][ROWS];
-    float d[STEP][COLUMNS];
-    float sums[STEP][F::MIN ? F::SUB == 16 ? 2 : 1 : 1][COLUMNS];
+    RowNumbers<F> rows[STEP][ROWS];
+    ColumnNumbers<F> columns[STEP][COLUMNS];
 };
+
+// The numbers of two columns side by side: one load of 8 or 16 bytes, or two.
+DEVICE void load_pair(Numbers<1> (&to)[2], const Numbers<1> *from) {
+    float2 v = *reinterpret_cast<const float2 *>(from);
+    to[0].v[0] = v.x;
+    to[1].v[0] = v.y;
+}
+DEVICE void load_pair(Numbers<2> (&to)[2], const Numbers<2> *from) {
+    float4 v = *reinterpret_cast<const float4 *>(from);
+    to[0] = Numbers<2>{v.x, v.y};
+    to[1] = Numbers<2>{v.z, v.w};
+}
+DEVICE void load_pair(Numbers<4> (&to)[2], const Numbers<4> *from) {
+    to[0] = from[0];
+    to[1] = from[1];
+}
 
 template <class F>
 DEVICE void matmul(const u8 *weight, int rows, int cols, const i8 *q, const BlockMeta *meta, const float *bias, float *out,
@@ -73,7 +89,7 @@ DEVICE void matmul(const u8 *weight, int rows, int cols, const i8 *q, const Bloc
         } else {
 #pragma unroll
             for (int k = 0; k < STEP; k++) copy_async(&to.b[k][own * 16], q + (b_from + u32(block_of(step, k)) * 256));
-            uint2 numbers = __ldg(reinterpret_cast<const uint2 *>(meta) + (meta_from + u32(block_of(step, meta_step)) * 8));
+            uint2 numbers = load(reinterpret_cast<const uint2 *>(meta) + (meta_from + u32(block_of(step, meta_step)) * 8));
             column_scale = numbers.x;
             column_sums = numbers.y;
         }
@@ -84,15 +100,9 @@ DEVICE void matmul(const u8 *weight, int rows, int cols, const i8 *q, const Bloc
             u32 u[8];
             codes.unpack_signed(u);
             put_row(to.a[a_step], a_row, u);
-            put_numbers<F>(&to.numbers[a_step][0][a_row], ROWS, F::scales(raw, step * STEP % SUBS + a_step));
+            to.rows[a_step][a_row] = row_numbers<F>(F::scales(raw, step * STEP % SUBS + a_step));
         } else {
-            to.d[meta_step][meta_column] = float_of(column_scale);
-            if constexpr (F::MIN) {
-                float sums[2];
-                scaled_sums<F>(make_uint2(column_scale, column_sums), sums);
-                to.sums[meta_step][0][meta_column] = sums[0];
-                if constexpr (F::SUB == 16) to.sums[meta_step][1][meta_column] = sums[1];
-            }
+            to.columns[meta_step][meta_column] = column_numbers<F>(float_of(column_scale), column_sums);
         }
         wait_for_copies<0>();
     };
@@ -111,31 +121,19 @@ DEVICE void matmul(const u8 *weight, int rows, int cols, const i8 *q, const Bloc
 #pragma unroll (F::SUB == 16 ? 1 : STEP)
         for (int k = 0; k < STEP; k++) {
             u32 a[2][4];
-            float numbers[2][2][NUMBERS<F>];
             load_rows(a[0], here.a[k], m_first);
             load_rows(a[1], here.a[k], m_first + 16);
+            RowNumbers<F> rows[2][2];
 #pragma unroll
-            for (int m = 0; m < 4; m++) {
-                int row = m_first + 8 * m + g;
-#pragma unroll
-                for (int i = 0; i < NUMBERS<F>; i++) numbers[m / 2][m % 2][i] = here.numbers[k][i][row];
-            }
+            for (int m = 0; m < 4; m++) rows[m / 2][m % 2] = here.rows[k][m_first + 8 * m + g];
 #pragma unroll
             for (int n = 0; n < 4; n++) {
                 int column = n_first + 8 * n;
                 uint2 b = *reinterpret_cast<const uint2 *>(&here.b[k][column * 32 + lane() * 8]);
-                float2 scale = *reinterpret_cast<const float2 *>(&here.d[k][column + 2 * t]);
-                float d[2] = {scale.x, scale.y}, sums[2][2] = {};
-                if constexpr (F::MIN) {
+                ColumnNumbers<F> columns[2];
+                load_pair(columns, &here.columns[k][column + 2 * t]);
 #pragma unroll
-                    for (int h = 0; h < (F::SUB == 16 ? 2 : 1); h++) {
-                        float2 sum = *reinterpret_cast<const float2 *>(&here.sums[k][h][column + 2 * t]);
-                        sums[0][h] = sum.x;
-                        sums[1][h] = sum.y;
-                    }
-                }
-#pragma unroll
-                for (int m = 0; m < 2; m++) add_tile<F>(acc[m][n], a[m], b, numbers[m], d, sums);
+                for (int m = 0; m < 2; m++) add_tile<F>(acc[m][n], a[m], b, rows[m], columns);
             }
         }
         if (step + 1 == segment_end) {

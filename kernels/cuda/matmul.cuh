@@ -28,34 +28,57 @@ DEVICE void load_rows(u32 (&a)[4], const u8 *tile, int row) {
     load_matrices(a, tile + piece_of(row + m % 2 * 8 + lane() % 8, m / 2) * 16);
 }
 
-// Numbers that a row has for 32 values: scales, then what is added for the sums.
-template <class F>
-constexpr int NUMBERS = (F::SUB == 16 ? 2 : 1) * (F::MIN ? 2 : 1);
+// Numbers that go together, and are loaded together.
+template <int N>
+struct __align__(4 * N) Numbers {
+    float v[N];
+};
 
-// Writes a row's numbers; they lie `stride` floats apart.
+// What a row has for 32 values: scales, then what is added for the sums.
 template <class F>
-DEVICE void put_numbers(float *to, int stride, const Scales &scales) {
+using RowNumbers = Numbers<(F::SUB == 16 ? 2 : 1) * (F::MIN ? 2 : 1)>;
+template <class F>
+DEVICE RowNumbers<F> row_numbers(const Scales &scales) {
     constexpr int HALVES = F::SUB == 16 ? 2 : 1;
+    RowNumbers<F> to;
 #pragma unroll
     for (int h = 0; h < HALVES; h++) {
-        to[h * stride] = scales.scale[h];
-        if (F::MIN) to[(HALVES + h) * stride] = scales.less_min[h];
+        to.v[h] = scales.scale[h];
+        if constexpr (F::MIN) to.v[HALVES + h] = scales.less_min[h];
     }
+    return to;
+}
+
+// What a column has for 32 values: its scale; where the format wants them, the scale times the sums of all values, or of
+// both halves.
+template <class F>
+using ColumnNumbers = Numbers<!F::MIN ? 1 : F::SUB == 16 ? 4 : 2>;
+template <class F>
+DEVICE ColumnNumbers<F> column_numbers(float d, u32 sums) {
+    ColumnNumbers<F> to;
+    int first = first_sum(sums), second = second_sum(sums);
+    to.v[0] = d;
+    if constexpr (F::MIN && F::SUB == 32) to.v[1] = d * float(first + second);
+    if constexpr (F::MIN && F::SUB == 16) {
+        to.v[1] = d * float(first);
+        to.v[2] = d * float(second);
+        to.v[3] = 0.0f;
+    }
+    return to;
 }
 
 // Adds the products of 32 values of 16 rows (g and g + 8 of this lane) and 8 columns (2 t and 2 t + 1) to their sums.
-// a: the fragments of 16 rows; b: that of column g; rows: the numbers of both; d, sums: of the columns, the scale and
-// the scale times the sums of both halves.
+// a: the fragments of the rows; b: that of column g; rows, columns: the numbers of both rows and of both columns.
 template <class F>
-DEVICE void add_tile(float (&acc)[4], const u32 (&a)[4], uint2 b, const float (&rows)[2][NUMBERS<F>],
-                     const float (&d)[2], const float (&sums)[2][2]) {
+DEVICE void add_tile(float (&acc)[4], const u32 (&a)[4], uint2 b, const RowNumbers<F> (&rows)[2],
+                     const ColumnNumbers<F> (&columns)[2]) {
     if constexpr (F::SUB == 32) {
         int c[4] = {MAGIC, MAGIC, MAGIC, MAGIC};
         mma_i8_k32(c, a[0], a[1], a[2], a[3], b.x, b.y);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            acc[i] = fmaf(float_of_sum(c[i]), rows[i / 2][0] * d[i % 2], acc[i]);
-            if constexpr (F::MIN) acc[i] = fmaf(rows[i / 2][1], sums[i % 2][0], acc[i]);
+            acc[i] = fmaf(float_of_sum(c[i]), rows[i / 2].v[0] * columns[i % 2].v[0], acc[i]);
+            if constexpr (F::MIN) acc[i] = fmaf(rows[i / 2].v[1], columns[i % 2].v[1], acc[i]);
         }
     } else {
 #pragma unroll
@@ -64,20 +87,11 @@ DEVICE void add_tile(float (&acc)[4], const u32 (&a)[4], uint2 b, const float (&
             mma_i8_k16(c, a[2 * h], a[2 * h + 1], h ? b.y : b.x);
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                acc[i] = fmaf(float_of_sum(c[i]), rows[i / 2][h] * d[i % 2], acc[i]);
-                if constexpr (F::MIN) acc[i] = fmaf(rows[i / 2][2 + h], sums[i % 2][h], acc[i]);
+                acc[i] = fmaf(float_of_sum(c[i]), rows[i / 2].v[h] * columns[i % 2].v[0], acc[i]);
+                if constexpr (F::MIN) acc[i] = fmaf(rows[i / 2].v[2 + h], columns[i % 2].v[1 + h], acc[i]);
             }
         }
     }
-}
-
-// The scale of a column's block times the sums of its values, where the format wants them.
-template <class F>
-DEVICE void scaled_sums(const uint2 &meta, float (&sums)[2]) {
-    float d = float_of(meta.x);
-    int first = first_sum(meta.y), second = second_sum(meta.y);
-    sums[0] = F::SUB == 16 ? d * float(first) : d * float(first + second);
-    sums[1] = d * float(second);
 }
 
 DEVICE void put_product(float *out, float v, const float *bias, int row, bool add) {

@@ -7,8 +7,8 @@
 // as matvec does (lane = row, 512 bytes in a row, one step ahead), turns them into fragments by way of 1 KiB of shared
 // memory of its own (two buffers, one __syncwarp a step, no conflicts of banks), and takes the fragments of the
 // columns as they lie in memory, 256 bytes in a row out of the first-level cache. A step of 32 values with 32 columns
-// is about 170 instructions of a warp, so a multiprocessor takes 12 bytes of 4-bit weights a cycle, about 60 % of
-// what an H200's memory brings; with eight columns the memory is the bound. Partial sums meet in shared memory.
+// is about 300 instructions of a warp, so a multiprocessor takes 7.7 bytes of 4-bit weights a cycle, 37 % of what an
+// H200's memory brings; with eight columns the memory is the bound. Partial sums meet in shared memory.
 #include "matmul.cuh"
 
 constexpr int WARPS = 8;
@@ -16,7 +16,7 @@ constexpr int WARPS = 8;
 template <class F, int N>
 DEVICE void matmul_few(const u8 *weight, int rows, int cols, const i8 *q, const BlockMeta *meta, const float *bias,
                        float *out, int stride, int columns, int add) {
-    constexpr int TILE = PANEL * 32 + NUMBERS<F> * PANEL * 4, PARTIAL = PANEL * 8 * N * 4;
+    constexpr int TILE = PANEL * (32 + int(sizeof(RowNumbers<F>))), PARTIAL = PANEL * 8 * N * 4;
     // Two tiles of each warp; then the sums of each warp's segment, [8 N columns, 32 rows].
     __shared__ __align__(16) u8 room[WARPS * (2 * TILE > PARTIAL ? 2 * TILE : PARTIAL)];
     Planes<F> planes(weight, rows, cols);
@@ -27,6 +27,10 @@ DEVICE void matmul_few(const u8 *weight, int rows, int cols, const i8 *q, const 
     // Groups of columns there are; others meet any.
     int groups = ceil_div(columns, 8), first = blockIdx.y * N;
     u8 *own = room + warp() * 2 * TILE;
+    // The first blocks of the groups, counted in blocks of eight columns.
+    u32 group[N];
+#pragma unroll
+    for (int n = 0; n < N; n++) group[n] = u32(least(first + n, groups - 1)) * blocks;
     float *partial = reinterpret_cast<float *>(room);
     // Results of this thread: row lane(), columns warp(), warp() + 8...
     float totals[N] = {};
@@ -46,35 +50,30 @@ DEVICE void matmul_few(const u8 *weight, int rows, int cols, const i8 *q, const 
                     raw = planes.load_scales(panel, step / SUBS, lane());
                 }
                 u8 *tile = own + step % 2 * TILE;
-                float *numbers = reinterpret_cast<float *>(tile + PANEL * 32);
+                RowNumbers<F> *numbers = reinterpret_cast<RowNumbers<F> *>(tile + PANEL * 32);
                 u32 u[8];
                 codes.unpack_signed(u);
                 put_row(tile, lane(), u);
-                put_numbers<F>(numbers + lane(), PANEL, F::scales(raw, step % SUBS));
+                numbers[lane()] = row_numbers<F>(F::scales(raw, step % SUBS));
                 walk.load(weight, least(step + 1, end - 1), codes);
                 __syncwarp();
                 u32 a[2][4];
-                float row_numbers[2][2][NUMBERS<F>];
                 load_rows(a[0], tile, 0);
                 load_rows(a[1], tile, 16);
+                RowNumbers<F> rows[2][2];
 #pragma unroll
-                for (int m = 0; m < 4; m++) {
-                    int row = 8 * m + g;
-#pragma unroll
-                    for (int i = 0; i < NUMBERS<F>; i++) row_numbers[m / 2][m % 2][i] = numbers[i * PANEL + row];
-                }
+                for (int m = 0; m < 4; m++) rows[m / 2][m % 2] = numbers[8 * m + g];
                 int block = F::BLOCK == 32 ? least(step, blocks - 1) : step;
 #pragma unroll
                 for (int n = 0; n < N; n++) {
-                    size_t place = (size_t(least(first + n, groups - 1)) * blocks + block) * 8;
-                    uint2 b = __ldg(reinterpret_cast<const uint2 *>(q + place * 32) + lane());
+                    u32 place = group[n] + block;
+                    uint2 b = load(reinterpret_cast<const uint2 *>(q + (place * 256 + lane() * 8)));
                     // Of columns 2 t and 2 t + 1.
-                    uint4 both = __ldg(reinterpret_cast<const uint4 *>(meta + place) + t);
-                    float d[2] = {float_of(both.x), float_of(both.z)}, sums[2][2];
-                    scaled_sums<F>(make_uint2(both.x, both.y), sums[0]);
-                    scaled_sums<F>(make_uint2(both.z, both.w), sums[1]);
+                    uint4 both = load(reinterpret_cast<const uint4 *>(meta) + (place * 4 + t));
+                    ColumnNumbers<F> columns[2] = {column_numbers<F>(float_of(both.x), both.y),
+                                                   column_numbers<F>(float_of(both.z), both.w)};
 #pragma unroll
-                    for (int m = 0; m < 2; m++) add_tile<F>(acc[m][n], a[m], b, row_numbers[m], d, sums);
+                    for (int m = 0; m < 2; m++) add_tile<F>(acc[m][n], a[m], b, rows[m], columns);
                 }
             }
         }

@@ -18,7 +18,7 @@
 // The products of one row's 32 values with a column's, added to the row's sum.
 template <class F>
 DEVICE void add_products(const u32 (&u)[8], const Scales &scales, const uint4 *x, const BlockMeta *meta, float &sum) {
-    uint4 a = __ldg(x), b = __ldg(x + 1);
+    uint4 a = load(x), b = load(x + 1);
     // Word 2 t: values 4 t..; word 2 t + 1: values 16 + 4 t...
     int first = 0, second = 0;
     first = __dp4a(int(u[0]), int(a.x), first);
@@ -29,7 +29,7 @@ DEVICE void add_products(const u32 (&u)[8], const Scales &scales, const uint4 *x
     second = __dp4a(int(u[5]), int(a.w), second);
     second = __dp4a(int(u[6]), int(b.y), second);
     second = __dp4a(int(u[7]), int(b.w), second);
-    uint2 raw = __ldg(reinterpret_cast<const uint2 *>(meta));
+    uint2 raw = load(reinterpret_cast<const uint2 *>(meta));
     float d = float_of(raw.x);
     int sums[2] = {first_sum(raw.y), second_sum(raw.y)};
     if (F::SUB == 32) {

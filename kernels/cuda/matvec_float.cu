@@ -55,7 +55,7 @@ DEVICE void multiply_segment(const uint4 *weight, int cols, int panel, int segme
 #pragma unroll
                 for (int i = 0; i < T::N; i += 4) {
                     const float *from = x + size_t(c) * cols + k + i;
-                    float4 v = aligned ? __ldg(reinterpret_cast<const float4 *>(from))
+                    float4 v = aligned ? load(reinterpret_cast<const float4 *>(from))
                                        : make_float4(from[0], from[1], from[2], from[3]);
                     own[c] = fmaf(w[i], v.x, own[c]);
                     own[c] = fmaf(w[i + 1], v.y, own[c]);

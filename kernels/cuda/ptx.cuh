@@ -34,7 +34,8 @@ DEVICE u32 pack_bf16(float low, float high) {
     return out;
 }
 
-// Sixteen bytes that are read once: they take no place in the first-level cache.
+// Bytes of a weight, which are read once: they take no place in the first-level cache, and nobody writes them while a
+// kernel runs.
 DEVICE uint4 load_once(const uint4 *at) {
     uint4 v;
     asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"

@@ -4,6 +4,7 @@
 //! Each kernel runs twice, its threads in both orders, so that a missing barrier shows. Results are compared bit
 //! for bit wherever a kernel promises the order of its sums; a tolerance stands beside its reason.
 
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "this is all tests")]
 
 #[path = "cuda/harness.rs"]

@@ -18,7 +18,6 @@
 #define MDL_SHIM 1
 #define DEVICE static inline
 #define METHOD inline
-#define CONSTANT static const
 #define __shared__ static
 #define __restrict__ __restrict
 #define __align__(n) __attribute__((aligned(n)))

@@ -42,8 +42,6 @@ static inline float exp2_fast(float x) { return exp2f(x); }
 
 template <class T>
 static inline T load_once(const T *at) { return *at; }
-template <class T>
-static inline T __ldg(const T *at) { return *at; }
 
 template <class T>
 static inline T __ldcg(const T *at) { return *at; }
