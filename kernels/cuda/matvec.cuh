@@ -5,8 +5,8 @@
 // fused multiply-add, `y = fma(sum(q x), scale * d, y)`, then with a minimum `y = fma(-min, d * sum(x), y)`. So up to
 // 256 columns give the CPU's bits, and beyond them the sum of the segments' products in order does.
 //
-// The bound is memory. For 32 values of 4 bits (576 bytes of a warp, with their scales) the machine code has 55
-// instructions, so a multiprocessor of an H200 could take 74 bytes a nanosecond where the memory brings it 36. A warp
+// The bound is memory. For 32 values of 4 bits (576 bytes of a warp, with their scales) the machine code has 48
+// instructions, so a multiprocessor of an H200 could take 84 bytes a nanosecond where the memory brings it 36. A warp
 // asks for a whole unit (4.6 KiB) by prefetch instructions before its first load, before the kernel's inputs are there,
 // and for the next unit while it multiplies one; so sixteen warps have 74 KiB on the way, twice what latency times
 // bandwidth asks for, whatever registers leave in flight (three to four loads of 16 bytes a lane). Activations are
