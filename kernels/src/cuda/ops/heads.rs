@@ -214,7 +214,7 @@ pub fn merge_parts(columns: usize, heads: usize, table_width: usize, value_lengt
 }
 
 /// Lengths of heads for which there is a kernel of many columns.
-const PREFILL: [usize; 5] = [64, 80, 96, 112, 128];
+const PREFILL: [usize; 6] = [64, 80, 96, 112, 128, 256];
 
 /// True when attention of many columns, by tiles, can be had of such a cache.
 pub fn has_prefill(cache: &Cache) -> bool {
@@ -251,7 +251,9 @@ pub fn attention(
         of.sequences.check(of.queries.columns, usize::MAX);
         of.seen.check(2 * of.queries.columns, usize::MAX);
         let kernel = format!("attention_prefill_{key_length}");
-        let launch = Launch::new(stream, &kernel, [count, kv_heads, 1], 128).shared(512 * key_length);
+        // Two buffers of keys and values; of long ones, shorter buffers.
+        let shared = if key_length == 256 { 96 << 10 } else { 512 * key_length };
+        let launch = Launch::new(stream, &kernel, [count, kv_heads, 1], 128).shared(shared);
         let launch = launch.memory(&of.queries.memory, 0).int(heads).int(kv_heads).float(of.scale).float(cap);
         let launch = launch.memory(&cache.memory, 0).long(cache.width).memory(&of.pages.memory, of.pages.at);
         let launch = launch.int(of.table_width).memory(&of.sequences.memory, of.sequences.at);
