@@ -188,8 +188,15 @@ fn text(found: &[(&str, Benched)]) -> String {
 }
 
 fn machine(found: &[(&str, Benched)]) -> String {
-    let level = found.first().map(|(_, b)| b.level.name()).unwrap_or_default();
-    format!("mdl {} on {}, {level}\n", env!("CARGO_PKG_VERSION"), mdl_kernels::cpu::name())
+    let first = found.first().map(|(_, b)| b);
+    let place = match first.and_then(|b| b.accelerator.as_deref()) {
+        Some(accelerator) => accelerator.to_owned(),
+        None => {
+            let level = first.map(|b| b.level.name()).unwrap_or_default();
+            format!("{}, {level}", mdl_kernels::cpu::name())
+        }
+    };
+    format!("mdl {} on {place}\n", env!("CARGO_PKG_VERSION"))
 }
 
 fn profile_table(profile: &Profile, limits: &Limits) -> String {

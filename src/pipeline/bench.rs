@@ -156,6 +156,12 @@ pub fn bench(module: &Module, options: &Options, progress: &mut dyn FnMut(Step))
     let loaded = Loaded::open(module, Compute { threads: Some(options.threads), device: options.device })?;
     let model = &loaded.model;
     let level = Level::current();
+    if options.profile
+        && let Some(accelerator) = model.accelerator()
+    {
+        let message = format!("operations are held against the CPU's limits, and the model is on {}", accelerator.name);
+        return Err(Diagnostic::error(message).code("not-implemented").help("`--device cpu --profile`").into());
+    }
     let limits = match options.profile {
         false => None,
         true => Some(measure_limits(level, model.program().multiplied_bytes(), options.threads)?),
