@@ -45,7 +45,10 @@ fn main() -> ExitCode {
 
 fn open(model: &str) -> Result<Loaded> {
     let threads = std::env::var("MDL_THREADS").ok().and_then(|t| t.parse().ok());
-    Loaded::open(&resolve::open_gguf(&SystemWorld, Path::new(model))?, threads)
+    Loaded::open(
+        &resolve::open_gguf(&SystemWorld, Path::new(model))?,
+        mdl::runtime::device::Compute::cpu(threads),
+    )
 }
 
 fn session(loaded: &Loaded, context: usize, outputs: usize) -> Result<Session> {

@@ -63,7 +63,10 @@ fn perplexity_is_that_of_the_cpu() {
         let store = store(preset);
         let perplexity = |device: &str| {
             let mut command = mdl(store.path(), "");
-            let output = command.args(["eval", "--device", device, "--ctx", "128", "--chunks", "2", "--json", "story"]).output().unwrap();
+            let output = command
+                .args(["eval", "--device", device, "--ctx", "128", "--chunks", "2", "--json", "story"])
+                .output()
+                .unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
             document["perplexity"]["value"].as_f64().or(document["perplexity"].as_f64()).unwrap()
@@ -108,7 +111,10 @@ fn a_gpu_that_fails_is_an_error_or_left_alone() {
         let cuda = command.args(["--device", "cuda"]).output().unwrap();
         let stderr = String::from_utf8_lossy(&cuda.stderr);
         assert_eq!(cuda.status.code(), Some(3), "{options}: {stderr}");
-        assert!(stderr.contains("error[") && stderr.contains(said) && !stderr.contains("panicked"), "{options}: {stderr}");
+        assert!(
+            stderr.contains("error[") && stderr.contains(said) && !stderr.contains("panicked"),
+            "{options}: {stderr}"
+        );
     }
 }
 
@@ -125,7 +131,16 @@ fn what_fails_in_a_step_is_an_error() {
         "fail=cuGraphInstantiateWithFlags:2",
     ] {
         let mut command = mdl(store.path(), options);
-        command.args(["run", "--device", "cuda", "--set", "num_predict=30", "--set", "temperature=0", "--raw"]);
+        command.args([
+            "run",
+            "--device",
+            "cuda",
+            "--set",
+            "num_predict=30",
+            "--set",
+            "temperature=0",
+            "--raw",
+        ]);
         let output = command.args(["story", "Once"]).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{options}: {stderr}");

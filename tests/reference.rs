@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mdl::passes::resolve;
 use mdl::runtime::chunks::Chunks;
+use mdl::runtime::device::Compute;
 use mdl::runtime::engine::{Session, SessionOptions};
 use mdl::runtime::generate::{Greedy, Sampler as _};
 use mdl::runtime::loaded::Loaded;
@@ -30,7 +31,7 @@ fn compile(directory: &Path, modelfile: &str, preset: &str) -> Loaded {
         .arg(&source)
         .assert()
         .success();
-    Loaded::open(&resolve::open_gguf(&SystemWorld, &gguf).unwrap(), mdl::runtime::device::Compute::cpu(Some(2))).unwrap()
+    Loaded::open(&resolve::open_gguf(&SystemWorld, &gguf).unwrap(), Compute::cpu(Some(2))).unwrap()
 }
 
 fn reference(name: &str) -> serde_json::Value {
@@ -173,7 +174,7 @@ fn build(directory: &Path, modelfile: &str, arguments: &[&str]) -> Loaded {
         .success();
     let store = mdl::store::Store::open(&store).unwrap();
     let model = store.read(&mdl::store::Name::parse("m").unwrap()).unwrap();
-    Loaded::open(&mdl::runtime::stored::open(&store, &model).unwrap(), mdl::runtime::device::Compute::cpu(Some(2))).unwrap()
+    Loaded::open(&mdl::runtime::stored::open(&store, &model).unwrap(), Compute::cpu(Some(2))).unwrap()
 }
 
 /// An adapter beside the model gives what the fused one gives, to rounding.

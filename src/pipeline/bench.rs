@@ -159,8 +159,12 @@ pub fn bench(module: &Module, options: &Options, progress: &mut dyn FnMut(Step))
     if options.profile
         && let Some(accelerator) = model.accelerator()
     {
-        let message = format!("operations are held against the CPU's limits, and the model is on {}", accelerator.name);
-        return Err(Diagnostic::error(message).code("not-implemented").help("`--device cpu --profile`").into());
+        let message =
+            format!("operations are held against the CPU's limits, and the model is on {}", accelerator.name);
+        return Err(Diagnostic::error(message)
+            .code("not-implemented")
+            .help("`--device cpu --profile`")
+            .into());
     }
     let limits = match options.profile {
         false => None,

@@ -143,7 +143,9 @@ fn best(program: &Program) -> std::result::Result<usize, Option<String>> {
     match most {
         // A tenth for the cache and the buffers of a usual context.
         Some((ordinal, free)) if needed.saturating_add(needed / 10) <= free => Ok(ordinal),
-        Some((_, free)) => Err(Some(format!("the weights take {needed} bytes, and {free} are free on the GPU"))),
+        Some((_, free)) => {
+            Err(Some(format!("the weights take {needed} bytes, and {free} are free on the GPU")))
+        }
         None => Err(failure),
     }
 }

@@ -65,7 +65,8 @@ impl Fixture {
     pub fn load(&self, preset: &str, out: &Path) -> Result<Loaded, String> {
         let gguf = self.compile(preset, out)?;
         let failed = |e: mdl::diagnostic::Errors| format!("{} {preset}: {e}", self.name);
-        Loaded::open(&resolve::open_gguf(&SystemWorld, &gguf).map_err(failed)?, Compute::cpu(Some(2))).map_err(failed)
+        Loaded::open(&resolve::open_gguf(&SystemWorld, &gguf).map_err(failed)?, Compute::cpu(Some(2)))
+            .map_err(failed)
     }
 }
 

@@ -71,7 +71,12 @@ impl fmt::Display for CudaError {
         match self {
             CudaError::NoDriver => write!(f, "the NVIDIA driver is not installed (there is no libcuda)"),
             CudaError::OldDriver { found, needed } => {
-                write!(f, "the NVIDIA driver supports CUDA {}, {} is needed", Version(*found), Version(*needed))
+                write!(
+                    f,
+                    "the NVIDIA driver supports CUDA {}, {} is needed",
+                    Version(*found),
+                    Version(*needed)
+                )
             }
             CudaError::NoDevice => write!(f, "the NVIDIA driver finds no GPU"),
             CudaError::Ordinal { ordinal, count } => {
@@ -102,7 +107,12 @@ impl<T> Tried<T> for Result<T, DriverError> {
             let text = |s: Result<&std::ffi::CStr, DriverError>| {
                 s.map(|s| s.to_string_lossy().into_owned()).unwrap_or_else(|_| "unknown".to_owned())
             };
-            CudaError::Call { what, code: e.0 as u32, name: text(e.error_name()), text: text(e.error_string()) }
+            CudaError::Call {
+                what,
+                code: e.0 as u32,
+                name: text(e.error_name()),
+                text: text(e.error_string()),
+            }
         })
     }
 }

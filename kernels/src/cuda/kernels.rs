@@ -68,7 +68,8 @@ impl Kernels {
                     // PTX is text that ends with a zero.
                     image.push(0);
                     // SAFETY: it is an image of ours, complete, and is copied by the driver.
-                    let made = unsafe { module::load_data(image.as_ptr().cast()) }.tried("load GPU kernels")?;
+                    let made =
+                        unsafe { module::load_data(image.as_ptr().cast()) }.tried("load GPU kernels")?;
                     loaded.modules.insert(module.clone(), Module(made));
                 }
                 let c_name = std::ffi::CString::new(name).map_err(|_| missing())?;
@@ -144,7 +145,9 @@ fn image(module: &str, capability: (i32, i32)) -> Result<Option<Vec<u8>>, CudaEr
     find(|name, read| {
         let fit = fit(name, module, capability)?;
         let mut bytes = Vec::new();
-        if best.as_ref().is_none_or(|(of, _)| *of < fit) && read.take(MOST_IMAGE).read_to_end(&mut bytes).is_ok() {
+        if best.as_ref().is_none_or(|(of, _)| *of < fit)
+            && read.take(MOST_IMAGE).read_to_end(&mut bytes).is_ok()
+        {
             best = Some((fit, bytes));
         }
         None::<()>
@@ -162,7 +165,9 @@ mod tests {
         assert_eq!(fit("norm.sm_89.cubin", "norm", ada), Some((true, 89)));
         assert_eq!(fit("norm.sm_80.cubin", "norm", ada), Some((true, 80)));
         assert_eq!(fit("norm.compute_80.ptx", "norm", ada), Some((false, 80)));
-        for other in ["norm.sm_90.cubin", "norm.compute_90.ptx", "normal.sm_89.cubin", "norm.sm_89.ptx", "index"] {
+        for other in
+            ["norm.sm_90.cubin", "norm.compute_90.ptx", "normal.sm_89.cubin", "norm.sm_89.ptx", "index"]
+        {
             assert_eq!(fit(other, "norm", ada), None, "{other}");
         }
         assert_eq!(fit("norm.sm_80.cubin", "norm", (9, 0)), None);

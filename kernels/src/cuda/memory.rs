@@ -141,7 +141,8 @@ impl Stream {
         }
         self.enter()?;
         // SAFETY: both ranges have so many bytes, and the copy is waited for before `from` can change.
-        unsafe { result::memcpy_htod_async(to.address() + at as u64, from, self.raw()) }.tried("copy to a GPU")?;
+        unsafe { result::memcpy_htod_async(to.address() + at as u64, from, self.raw()) }
+            .tried("copy to a GPU")?;
         self.wait()
     }
 
@@ -160,7 +161,8 @@ impl Stream {
         }
         self.enter()?;
         // SAFETY: both ranges have so many bytes, and the copy is waited for before `to` can be read.
-        unsafe { result::memcpy_dtoh_async(to, from.address() + at as u64, self.raw()) }.tried("copy from a GPU")?;
+        unsafe { result::memcpy_dtoh_async(to, from.address() + at as u64, self.raw()) }
+            .tried("copy from a GPU")?;
         self.wait()
     }
 

@@ -131,7 +131,11 @@ fn load(program: &Program, device: &Device) -> std::result::Result<Weights, Cuda
         ids.iter().for_each(|id| program.matrices[id.0].release());
     }
     let stream = device.stream()?;
-    let vectors = program.vectors.iter().map(|v| Floats::of(device, &stream, v)).collect::<std::result::Result<_, _>>()?;
+    let vectors = program
+        .vectors
+        .iter()
+        .map(|v| Floats::of(device, &stream, v))
+        .collect::<std::result::Result<_, _>>()?;
     Ok((weights, experts, vectors))
 }
 
@@ -204,7 +208,8 @@ impl Backend for Cuda {
         super::check_room(program, room)?;
         let blocks = program.buffers.iter().filter(|b| b.element == Element::Blocks);
         if let Some(buffer) = blocks.into_iter().find(|b| !b.width.is_multiple_of(32)) {
-            let message = format!("`{}` has columns of {} values, which are no blocks", buffer.name, buffer.width);
+            let message =
+                format!("`{}` has columns of {} values, which are no blocks", buffer.name, buffer.width);
             return Err(Diagnostic::error(message).code("invalid-model").into());
         }
         let state = CudaState::new(self.shared.clone(), *room).map_err(|e| {
@@ -218,4 +223,3 @@ impl Backend for Cuda {
         Ok(Box::new(state))
     }
 }
-

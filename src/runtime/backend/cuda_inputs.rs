@@ -62,7 +62,12 @@ fn windows(program: &Program) -> Vec<Option<usize>> {
 }
 
 impl StepInputs {
-    pub(super) fn new(device: &Device, program: &Program, room: &Room, columns: usize) -> Result<Self, CudaError> {
+    pub(super) fn new(
+        device: &Device,
+        program: &Program,
+        room: &Room,
+        columns: usize,
+    ) -> Result<Self, CudaError> {
         let table_width = room.context.div_ceil(PAGE);
         let windows = windows(program);
         let below = |n: usize| Kind::Below(u32::try_from(n).unwrap_or(u32::MAX));

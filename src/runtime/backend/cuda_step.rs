@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mdl_kernels::cuda::ops::{self, Activation, Attention, Blocks, Cache, ExpertsOf, Floats, HeadNorm, Heads, Input};
+use mdl_kernels::cuda::ops::{
+    self, Activation, Attention, Blocks, Cache, ExpertsOf, Floats, HeadNorm, Heads, Input,
+};
 use mdl_kernels::cuda::ops::{Mixture, Moves, NormKind, Output, Place};
 use mdl_kernels::cuda::{CudaError, Graph, Memory, Stream};
 
@@ -111,7 +113,8 @@ impl Sizes {
         let lot = PARTS.min(columns);
         let pages = room.context.div_ceil(crate::runtime::kv::PAGE);
         let floats = |id: &&MatrixId| !program.takes_blocks(**id);
-        let narrow = program.ops.iter().flat_map(Op::weights).filter(floats).map(|id| program.matrices[id.0].cols());
+        let narrow =
+            program.ops.iter().flat_map(Op::weights).filter(floats).map(|id| program.matrices[id.0].cols());
         let order = program.spec.feed_forward.experts.as_ref().map(|e| (columns * e.used, e.count + 1));
         Sizes {
             columns,
@@ -266,11 +269,12 @@ impl Step<'_> {
         let heads = Heads {
             qkv,
             heads: attention.head_count,
-            norms: has_norm.then(|| (norms.map(|id| id.map(|id| self.shared.vector(id))), kind, spec.norm.epsilon)),
+            norms: has_norm
+                .then(|| (norms.map(|id| id.map(|id| self.shared.vector(id))), kind, spec.norm.epsilon)),
             factors: (has_norm && kind == HeadNorm::All).then_some([q, k]),
-            rotation: rotation.zip(turns).map(|(i, halves)| {
-                (&self.inputs.angles[i], self.program().rotations[i].pairs(), halves)
-            }),
+            rotation: rotation
+                .zip(turns)
+                .map(|(i, halves)| (&self.inputs.angles[i], self.program().rotations[i].pairs(), halves)),
             temperatures: self.inputs.temperatures.as_ref(),
             slots: &self.inputs.slots,
         };
@@ -341,7 +345,9 @@ impl Step<'_> {
             }
             Op::StoreKv { block, qkv, norm, rotation } => match program.ops.get(i + 1) {
                 // Queries go the same way, so one kernel takes both.
-                Some(Op::Attention { qkv: same, norm: q, rotation: turn, .. }) if same == qkv && turn == rotation => {
+                Some(Op::Attention { qkv: same, norm: q, rotation: turn, .. })
+                    if same == qkv && turn == rotation =>
+                {
                     self.prepare((*block, *qkv), [*q, *norm], *rotation, (true, true))
                 }
                 _ => self.prepare((*block, *qkv), [None, *norm], *rotation, (true, false)),
@@ -367,7 +373,8 @@ impl Step<'_> {
             }
             Op::Experts { input, chosen, weights, each, out, at } => {
                 let Some(order) = &self.scratch.order else { unreachable!("experts have an order") };
-                let of = ExpertsOf { chosen: self.floats(*chosen), each: *each, order: (&order[0], &order[1]) };
+                let of =
+                    ExpertsOf { chosen: self.floats(*chosen), each: *each, order: (&order[0], &order[1]) };
                 let weight = self.shared.experts(weights);
                 let floats;
                 let x = match &self.buffers[input.0] {
@@ -533,7 +540,12 @@ impl CudaState {
                 times.push(Duration::from_secs_f64(pair[0].seconds_to(&pair[1])?.max(0.0)));
             }
             self.stream.clear(&self.scratch.flag)?;
-            ops::check_finite(&self.stream, step.floats(result_of(program)), outputs.len(), &self.scratch.flag)?;
+            ops::check_finite(
+                &self.stream,
+                step.floats(result_of(program)),
+                outputs.len(),
+                &self.scratch.flag,
+            )?;
         } else if is_few {
             match self.graphs.get(&shape) {
                 Some(Some(graph)) => self.stream.replay(graph)?,
@@ -634,7 +646,8 @@ impl CudaState {
         let shared = self.shared.clone();
         let program = &shared.program;
         // Positions only move down, so in order nothing is overwritten that is still to be read.
-        let moves = |p: usize| (slot(from, p) as u32, slot(to, if p < keep { p } else { p - discard }) as u32);
+        let moves =
+            |p: usize| (slot(from, p) as u32, slot(to, if p < keep { p } else { p - discard }) as u32);
         let stay: Vec<_> = (0..keep).map(moves).filter(|(a, b)| a != b).collect();
         let all: Vec<_> = stay.iter().copied().chain((keep + discard..len).map(moves)).collect();
         let slots = Kind::Below((self.caches.first().map_or(0, Cache::slots)) as u32);

@@ -143,8 +143,12 @@ fn check_room(program: &Program, room: &Room) -> Result<()> {
     }
     let positions = program.spec.embedding_extras.positions;
     if positions > 0 && room.context > positions {
-        let message = format!("the model has {positions} positions; a context of {} is too long", room.context);
-        return Err(Diagnostic::error(message).code("context-too-long").help("choose a smaller context").into());
+        let message =
+            format!("the model has {positions} positions; a context of {} is too long", room.context);
+        return Err(Diagnostic::error(message)
+            .code("context-too-long")
+            .help("choose a smaller context")
+            .into());
     }
     Ok(())
 }
@@ -178,10 +182,7 @@ fn check_step(
             ));
         }
         if column.position >= room.context {
-            return wrong(format!(
-                "position {} is beyond the context of {}",
-                column.position, room.context
-            ));
+            return wrong(format!("position {} is beyond the context of {}", column.position, room.context));
         }
         let table = tables.get(column.sequence).and_then(|t| t.get(..=column.position / PAGE));
         if !table.is_some_and(|pages| pages.iter().all(|p| p.index() < room.pages)) {

@@ -89,7 +89,10 @@ impl Blocks {
     }
 
     pub(super) fn check(&self, columns: usize, width: usize) {
-        assert!(columns <= self.columns && width == self.width, "{columns} columns of {width} values in blocks");
+        assert!(
+            columns <= self.columns && width == self.width,
+            "{columns} columns of {width} values in blocks"
+        );
     }
 }
 

@@ -66,7 +66,13 @@ pub struct Norm<'a> {
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn norm(stream: &Stream, of: &Norm<'_>, x: &Floats, columns: usize, out: Output<'_>) -> Result<(), CudaError> {
+pub fn norm(
+    stream: &Stream,
+    of: &Norm<'_>,
+    x: &Floats,
+    columns: usize,
+    out: Output<'_>,
+) -> Result<(), CudaError> {
     let n = x.width;
     x.check(columns, n);
     out.check(columns, n);
@@ -151,7 +157,13 @@ pub fn add(stream: &Stream, x: &Floats, factor: f32, columns: usize, out: &Float
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn add_bias(stream: &Stream, bias: &Floats, columns: usize, out: &Floats, at: usize) -> Result<(), CudaError> {
+pub fn add_bias(
+    stream: &Stream,
+    bias: &Floats,
+    columns: usize,
+    out: &Floats,
+    at: usize,
+) -> Result<(), CudaError> {
     assert!(columns <= out.columns && at + bias.width <= out.width, "the bias is within a column");
     let launch = Launch::new(stream, "add_bias", grid(bias.width, columns), 256).memory(&bias.memory, 0);
     // SAFETY: each column has `bias.width` values from `at` on.
@@ -165,7 +177,13 @@ pub fn add_bias(stream: &Stream, bias: &Floats, columns: usize, out: &Floats, at
 ///
 /// # Panics
 /// If a length does not fit, or an index may be beyond the columns.
-pub fn select(stream: &Stream, x: &Floats, which: &Field, count: usize, out: &Floats) -> Result<(), CudaError> {
+pub fn select(
+    stream: &Stream,
+    x: &Floats,
+    which: &Field,
+    count: usize,
+    out: &Floats,
+) -> Result<(), CudaError> {
     which.check(count, x.columns);
     out.check(count, x.width);
     let launch = Launch::new(stream, "select_columns", grid(x.width, count), 256).memory(&x.memory, 0);
@@ -238,7 +256,8 @@ pub fn route(
     assert!((1..=experts).contains(&used), "some of the experts");
     logits.check(columns, experts);
     out.check(columns, 2 * used);
-    let launch = Launch::new(stream, "route", [columns, 1, 1], 32).shared(4 * experts).memory(&logits.memory, 0);
+    let launch =
+        Launch::new(stream, "route", [columns, 1, 1], 32).shared(4 * experts).memory(&logits.memory, 0);
     // SAFETY: both have so many columns.
     unsafe { launch.memory(&out.memory, 0).int(experts).int(used).flag(normalised).queue() }
 }
@@ -250,7 +269,13 @@ pub fn route(
 ///
 /// # Panics
 /// If a length does not fit.
-pub fn mix(stream: &Stream, x: &Floats, chosen: &Floats, columns: usize, out: &Floats) -> Result<(), CudaError> {
+pub fn mix(
+    stream: &Stream,
+    x: &Floats,
+    chosen: &Floats,
+    columns: usize,
+    out: &Floats,
+) -> Result<(), CudaError> {
     let used = chosen.width / 2;
     x.check(columns, used * out.width);
     chosen.check(columns, 2 * used);

@@ -33,7 +33,10 @@ impl Cache {
         pages: usize,
     ) -> Result<Cache, CudaError> {
         let whole = key_length.is_multiple_of(32) && value_length.is_multiple_of(32);
-        assert!(matches!(kind, "f16" | "f32") || (matches!(kind, "q8_0" | "q4_0") && whole), "a kind of cache");
+        assert!(
+            matches!(kind, "f16" | "f32") || (matches!(kind, "q8_0" | "q4_0") && whole),
+            "a kind of cache"
+        );
         let row = row_bytes(kind, key_length.max(value_length));
         let width = pages.saturating_mul(PAGE).saturating_mul(row);
         let memory = Memory::zeroed(device, width.saturating_mul(2 * heads))?;
@@ -101,7 +104,8 @@ pub fn rms_scales(
     out: &Floats,
 ) -> Result<(), CudaError> {
     assert!(columns <= x.columns && at + n <= x.width && columns <= out.width, "values of each column");
-    let launch = Launch::new(stream, "rms_scales", [columns, 1, 1], 256).memory(&x.memory, 0).int(x.width).int(at);
+    let launch =
+        Launch::new(stream, "rms_scales", [columns, 1, 1], 256).memory(&x.memory, 0).int(x.width).int(at);
     // SAFETY: each column has these values, and `out` a place for each column.
     unsafe { launch.memory(&out.memory, 0).int(n).float(epsilon).queue() }
 }
@@ -155,12 +159,14 @@ pub fn prepare(
         (false, false) => return Ok(()),
     };
     let kernel = format!("prepare_heads_{}", cache.kind);
-    let launch = Launch::new(stream, &kernel, [count, columns, 1], 32).shared(4 * key_length.max(value_length));
+    let launch =
+        Launch::new(stream, &kernel, [count, columns, 1], 32).shared(4 * key_length.max(value_length));
     let launch = launch.memory(&qkv.memory, 0).int(qkv.width).int(heads).int(kv_heads).int(key_length);
     let weights = of.norms.as_ref().map(|(w, _, _)| w);
     let weight = |i: usize| weights.and_then(|w| w[i]).map(|w| &w.memory);
     let launch = launch.int(value_length).option(weight(0)).option(weight(1));
-    let (kind, epsilon) = of.norms.as_ref().map_or((HeadNorm::Head, 0.0), |(_, kind, epsilon)| (*kind, *epsilon));
+    let (kind, epsilon) =
+        of.norms.as_ref().map_or((HeadNorm::Head, 0.0), |(_, kind, epsilon)| (*kind, *epsilon));
     let launch = launch.int(kind as usize).float(epsilon);
     let launch = launch.option(of.factors.map(|f| &f[0].memory)).option(of.factors.map(|f| &f[1].memory));
     let launch = launch.option_at(of.rotation.map(|(angles, _, _)| (&angles.memory, angles.at)));
@@ -302,7 +308,8 @@ pub fn copy_page(stream: &Stream, cache: &Cache, from: usize, to: usize) -> Resu
     assert!(from.max(to) < cache.pages, "a page of the cache");
     let page = |length: usize| PAGE * row_bytes(cache.kind, length);
     let launch = Launch::new(stream, "copy_page", [2 * cache.heads, 1, 1], 128).memory(&cache.memory, 0);
-    let launch = launch.long(cache.width).int(cache.heads).int(page(cache.key_length)).int(page(cache.value_length));
+    let launch =
+        launch.long(cache.width).int(cache.heads).int(page(cache.key_length)).int(page(cache.value_length));
     // SAFETY: both pages are within the cache.
     unsafe { launch.int(from).int(to).queue() }
 }

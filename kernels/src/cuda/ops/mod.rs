@@ -17,9 +17,12 @@ mod weight;
 
 pub use arrays::{Blocks, Field, Floats, Inputs, Kind, Output};
 pub use elementwise::{
-    Mixture, Norm, NormKind, add, add_bias, check_finite, embed, gate, mix, norm, quantize, route, scale_logits,
-    select,
+    Mixture, Norm, NormKind, add, add_bias, check_finite, embed, gate, mix, norm, quantize, route,
+    scale_logits, select,
 };
-pub use heads::{Attention, Cache, HeadNorm, Heads, Moves, attention, copy_page, has_prefill, merge_parts, prepare, rms_scales, shift};
+pub use heads::{
+    Attention, Cache, HeadNorm, Heads, Moves, attention, copy_page, has_prefill, merge_parts, prepare,
+    rms_scales, shift,
+};
 pub use product::{Activation, ExpertsOf, Input, Place, experts, gated, matmul};
 pub use weight::{DeviceWeight, Loader};

@@ -170,7 +170,10 @@ pub fn gated(
     assert!(gate.takes_blocks() && gate.count == 1 && (1..=4).contains(&columns), "a few columns of blocks");
     assert!(!halves || (gate.rows == 2 * rows && rows.is_multiple_of(32)), "halves of whole panels");
     if let Some(up) = up {
-        assert!(!halves && (up.ty, up.rows, up.cols, up.count) == (gate.ty, gate.rows, gate.cols, 1), "of one shape");
+        assert!(
+            !halves && (up.ty, up.rows, up.cols, up.count) == (gate.ty, gate.rows, gate.cols, 1),
+            "of one shape"
+        );
     }
     assert!(out.blocks().is_none() || rows.is_multiple_of(32), "whole blocks");
     x.check(columns, gate.cols);
@@ -218,7 +221,10 @@ pub fn experts(
     place: &Place<'_>,
 ) -> Result<(), CudaError> {
     let (rows, cols, out, used) = (weight.rows, weight.cols, place.out, of.chosen.width / 2);
-    assert!(columns <= out.columns && place.at + used * rows <= out.width && !place.add, "the products have rows");
+    assert!(
+        columns <= out.columns && place.at + used * rows <= out.width && !place.add,
+        "the products have rows"
+    );
     assert!(columns <= of.chosen.columns && used > 0, "each column has its experts");
     let name = kernel_name(weight.ty);
     let inputs = if of.each { columns * used } else { columns };
@@ -234,7 +240,10 @@ pub fn experts(
         return unsafe { launch.queue() };
     }
     let (pairs, offsets) = of.order;
-    assert!(4 * columns * used <= pairs.len() && 4 * (weight.count + 1) <= offsets.len(), "room for the order");
+    assert!(
+        4 * columns * used <= pairs.len() && 4 * (weight.count + 1) <= offsets.len(),
+        "room for the order"
+    );
     let launch = Launch::new(stream, "experts_group", [1, 1, 1], 256).shared(4 * weight.count);
     let launch = launch.memory(&of.chosen.memory, 0).int(columns).int(used).int(weight.count);
     // SAFETY: the numbers in `chosen` are below the number of experts; there is room for the order.
@@ -243,7 +252,8 @@ pub fn experts(
     let grid = [columns.div_ceil(128), rows.div_ceil(128), weight.count];
     let launch = Launch::new(stream, &kernel, grid, 512).memory(&weight.memory, 0).int(rows).int(cols);
     let launch = input(launch, weight, x, inputs);
-    let launch = launch.option(None).memory(&out.memory, 4 * place.at).int(out.width).int(columns).flag(false);
+    let launch =
+        launch.option(None).memory(&out.memory, 4 * place.at).int(out.width).int(columns).flag(false);
     let launch = launch.memory(pairs, 0).memory(offsets, 0).int(used).flag(of.each).long(weight.bytes);
     // SAFETY: as above; an expert is chosen at most once for a column.
     unsafe { launch.queue() }

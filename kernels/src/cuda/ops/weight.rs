@@ -146,7 +146,8 @@ impl Loader {
         let row_bytes = weight.row(0).len();
         // A panel of long rows may be more than a piece: then it has memory of its own.
         let step = (PIECE / row_bytes.max(1) / PANEL * PANEL).max(PANEL);
-        let own = (step.min(rows) * row_bytes > PIECE).then(|| Memory::zeroed(&self.device, step * row_bytes));
+        let own =
+            (step.min(rows) * row_bytes > PIECE).then(|| Memory::zeroed(&self.device, step * row_bytes));
         let own = own.transpose()?;
         let staging = own.as_ref().unwrap_or(&self.staging);
         for first in (0..rows).step_by(step) {
@@ -158,7 +159,8 @@ impl Loader {
                 TensorType::F16 | TensorType::BF16 => ("repack_16".to_owned(), cols.div_ceil(8), false),
                 _ => (format!("repack_{}", kernel_name(ty)), cols.div_ceil(UNIT), true),
             };
-            let launch = Launch::new(&self.stream, &name, [units, panels, 1], 32).memory(staging, 0).memory(to, at);
+            let launch =
+                Launch::new(&self.stream, &name, [units, panels, 1], 32).memory(staging, 0).memory(to, at);
             let launch = if has_rows { launch.int(rows) } else { launch };
             let launch = launch.int(cols).int(first).int(count);
             // SAFETY: `staging` holds `count` rows, and `to` what `bytes_of` says from `at` on; `first` is a multiple of

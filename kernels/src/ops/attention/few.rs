@@ -316,6 +316,7 @@ fn values_of<S: Simd, V: Stored>(
 
 /// `N` vectors from vector `at` on, for `Q` queries.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "an iterator would not be inlined with the target feature")]
 fn value<S: Simd, V: Stored, const Q: usize, const N: usize>(
     s: S,
     values: V,
