@@ -139,6 +139,12 @@ impl Stored {
 
     /// The product as the device defines it: that of the CPU for each segment of the columns, added in order.
     pub fn product(&self, x: &[f32], blocks: &[ActivationBlock], columns: usize) -> Vec<f32> {
+        if self.ty == TensorType::BF16 {
+            // The CPU rounds the columns, the device does not: so they are floats here.
+            let bytes = self.bytes.as_chunks::<2>().0.iter().flat_map(|b| [0, 0, b[0], b[1]]).collect();
+            let wide = Stored { ty: TensorType::F32, rows: self.rows, cols: self.cols, bytes };
+            return wide.product(x, blocks, columns);
+        }
         let units = self.cols.div_ceil(UNIT);
         let segments = units.min(16);
         let row_bytes = self.bytes.len() / self.rows;

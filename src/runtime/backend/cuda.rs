@@ -9,7 +9,8 @@ use std::sync::Arc;
 use mdl_kernels::cuda::ops::{Cache, DeviceWeight, Floats, Loader};
 use mdl_kernels::cuda::{CudaError, Device, DeviceInfo};
 
-use super::cuda_step::CudaState;
+use super::cuda_scratch;
+use super::cuda_state::CudaState;
 use super::{Accelerator, Backend, State};
 use crate::diagnostic::{Diagnostic, Errors, Result};
 use crate::runtime::kv::KvLayout;
@@ -194,7 +195,7 @@ impl Backend for Cuda {
     }
 
     fn scratch_bytes(&self, room: &Room) -> u64 {
-        CudaState::scratch_bytes(&self.shared, room)
+        cuda_scratch::bytes(&self.shared, room)
     }
 
     fn accelerator(&self) -> Option<Accelerator> {

@@ -1,31 +1,17 @@
 //! A step on a GPU: each operation of the program as kernels, in order.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
-
 use mdl_kernels::cuda::ops::{
-    self, Activation, Attention, Blocks, Cache, ExpertsOf, Floats, HeadNorm, Heads, Input,
+    self, Activation, Attention, Blocks, Cache, DeviceWeight, ExpertsOf, Floats, HeadNorm, Heads,
 };
-use mdl_kernels::cuda::ops::{Mixture, Moves, NormKind, Output, Place};
-use mdl_kernels::cuda::{CudaError, Graph, Memory, Stream};
+use mdl_kernels::cuda::ops::{Input, Mixture, NormKind, Output, Place};
+use mdl_kernels::cuda::{CudaError, Stream};
 
-use super::cuda::{Shared, failed};
+use super::count;
+use super::cuda::Shared;
 use super::cuda_inputs::{Shape, StepInputs};
-use super::{Column, State, check_step, count, not_finite};
-use crate::diagnostic::Result;
+use super::cuda_scratch::{PARTS, Scratch};
 use crate::families::spec::{self, QkNorm, RopeKind};
-use crate::runtime::kv::{KvLayout, PageId, Shift, slot};
-use crate::runtime::program::{BufferId, Element, Hidden, MatrixId, Norm, Op, Program, Room, VectorId};
-
-/// Columns of a step that is recorded, and replayed when one like it comes.
-const RECORDED: usize = 32;
-
-/// Recorded steps that are kept: for longer contexts there are always new ones.
-const GRAPHS: usize = 64;
-
-/// Columns whose parts of attention there is room for; more go one lot after the other.
-const PARTS: usize = 32;
+use crate::runtime::program::{BufferId, Hidden, MatrixId, Norm, Op, Program, VectorId};
 
 /// Columns from which on attention goes by tiles, where there is such a kernel.
 const TILED: usize = 8;
@@ -33,48 +19,12 @@ const TILED: usize = 8;
 /// Columns of gate and up that are multiplied and joined in one kernel.
 const GATED: usize = 4;
 
-type Queued = std::result::Result<(), CudaError>;
+pub(super) type Queued = std::result::Result<(), CudaError>;
 
-enum Buffer {
+/// A buffer of the program.
+pub(super) enum Buffer {
     Floats(Floats),
     Blocks(Blocks),
-}
-
-/// Room for what lies between kernels of one operation.
-struct Scratch {
-    /// Gate and up, or a result before it becomes blocks: of any width.
-    floats: Floats,
-    queries: Floats,
-    /// Factors of norms over all heads.
-    factors: [Floats; 2],
-    parts: Memory,
-    counters: Memory,
-    /// Columns in half precision.
-    narrow: Option<Memory>,
-    /// Pairs of columns and experts, and where each expert's begin.
-    order: Option<[Memory; 2]>,
-    /// Not 0 where a result is not finite.
-    flag: Memory,
-}
-
-/// The buffers of a step and the cache, on a GPU.
-pub(super) struct CudaState {
-    shared: Arc<Shared>,
-    stream: Stream,
-    room: Room,
-    buffers: Vec<Buffer>,
-    caches: Vec<Cache>,
-    scratch: Scratch,
-    /// Of steps of up to [`RECORDED`] columns, and of all.
-    few: StepInputs,
-    many: StepInputs,
-    /// Recorded steps; none for a shape that came once.
-    graphs: HashMap<Shape, Option<Graph>>,
-    logits: Vec<f32>,
-    /// Outputs of the last step.
-    outputs: usize,
-    /// What failed where no error could be returned: the next step returns it.
-    failure: Option<CudaError>,
 }
 
 /// The kernels' name of an activation.
@@ -88,80 +38,15 @@ fn activation(activation: spec::Activation) -> Activation {
     }
 }
 
-/// Sizes of the scratch of a room.
-struct Sizes {
-    columns: usize,
-    widest: usize,
-    queries: usize,
-    parts: usize,
-    counters: usize,
-    narrow: usize,
-    /// Pairs, and experts.
-    order: Option<(usize, usize)>,
-}
-
-impl Sizes {
-    fn of(shared: &Shared, room: &Room) -> Sizes {
-        let program = &shared.program;
-        let attention = &program.spec.attention;
-        let columns = room.columns.max(room.outputs);
-        let width_of = |op: &Op| match op {
-            Op::GatedMatMul { weights, .. } => program.rows_of(weights),
-            Op::Gate { out, .. } | Op::Attention { out, .. } => program.buffers[out.0].width,
-            _ => 0,
-        };
-        let lot = PARTS.min(columns);
-        let pages = room.context.div_ceil(crate::runtime::kv::PAGE);
-        let floats = |id: &&MatrixId| !program.takes_blocks(**id);
-        let narrow =
-            program.ops.iter().flat_map(Op::weights).filter(floats).map(|id| program.matrices[id.0].cols());
-        let order = program.spec.feed_forward.experts.as_ref().map(|e| (columns * e.used, e.count + 1));
-        Sizes {
-            columns,
-            widest: program.ops.iter().map(width_of).max().unwrap_or(0),
-            queries: attention.head_count * attention.key_length,
-            parts: ops::merge_parts(lot, attention.head_count, pages, attention.value_length),
-            counters: 4 * lot * attention.head_count,
-            narrow: 2 * columns * narrow.max().unwrap_or(0),
-            order,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        let floats = (self.widest + self.queries + 2).saturating_mul(self.columns).saturating_mul(4);
-        let order = self.order.map_or(0, |(pairs, experts)| 4 * (pairs + experts));
-        floats.saturating_add(self.parts).saturating_add(self.counters + self.narrow + order)
-    }
-}
-
-impl Scratch {
-    fn new(shared: &Shared, room: &Room) -> std::result::Result<Scratch, CudaError> {
-        let sizes = Sizes::of(shared, room);
-        let device = &shared.device;
-        let bytes = |n: usize| Memory::zeroed(device, n);
-        let order = sizes.order.map(|(pairs, experts)| Ok([bytes(4 * pairs)?, bytes(4 * experts)?]));
-        Ok(Scratch {
-            floats: Floats::zeroed(device, sizes.columns, sizes.widest.max(1))?,
-            queries: Floats::zeroed(device, sizes.columns, sizes.queries)?,
-            factors: [Floats::zeroed(device, 1, sizes.columns)?, Floats::zeroed(device, 1, sizes.columns)?],
-            parts: bytes(sizes.parts)?,
-            counters: bytes(sizes.counters)?,
-            narrow: (sizes.narrow > 0).then(|| bytes(sizes.narrow)).transpose()?,
-            order: order.transpose()?,
-            flag: bytes(4)?,
-        })
-    }
-}
-
 /// A step as its kernels are queued.
-struct Step<'a> {
-    shared: &'a Shared,
-    stream: &'a Stream,
-    buffers: &'a [Buffer],
-    caches: &'a [Cache],
-    scratch: &'a Scratch,
-    inputs: &'a StepInputs,
-    shape: Shape,
+pub(super) struct Step<'a> {
+    pub shared: &'a Shared,
+    pub stream: &'a Stream,
+    pub buffers: &'a [Buffer],
+    pub caches: &'a [Cache],
+    pub scratch: &'a Scratch,
+    pub inputs: &'a StepInputs,
+    pub shape: Shape,
 }
 
 impl Step<'_> {
@@ -169,11 +54,11 @@ impl Step<'_> {
         &self.shared.program
     }
 
-    fn count(&self, id: BufferId) -> usize {
+    pub(super) fn count(&self, id: BufferId) -> usize {
         count(self.program().buffers[id.0].extent, self.shape.columns, self.shape.outputs)
     }
 
-    fn floats(&self, id: BufferId) -> &Floats {
+    pub(super) fn floats(&self, id: BufferId) -> &Floats {
         match &self.buffers[id.0] {
             Buffer::Floats(floats) => floats,
             Buffer::Blocks(_) => unreachable!("the program puts no floats into blocks"),
@@ -203,7 +88,7 @@ impl Step<'_> {
         }
     }
 
-    fn norm_of(&self, norm: &Norm) -> ops::Norm<'_> {
+    pub(super) fn norm_of(&self, norm: &Norm) -> ops::Norm<'_> {
         ops::Norm {
             kind: match self.program().spec.norm.kind {
                 spec::NormKind::Rms => NormKind::Rms,
@@ -313,7 +198,7 @@ impl Step<'_> {
     }
 
     /// Queues operation `i`; those before it are queued.
-    fn queue(&self, i: usize) -> Queued {
+    pub(super) fn queue(&self, i: usize) -> Queued {
         let (program, stream) = (self.program(), self.stream);
         match &program.ops[i] {
             Op::Embed { table, scale, out } => {
@@ -420,7 +305,7 @@ impl Step<'_> {
         let all: Vec<_> = weights.iter().map(|id| self.shared.weight(*id)).collect();
         let bias_of = |i: usize| bias.get(i).copied().flatten().map(|id| self.shared.vector(id));
         let (first, halves) = (all[0], gated && all.len() == 1);
-        let alike = |w: &&mdl_kernels::cuda::ops::DeviceWeight| {
+        let alike = |w: &&DeviceWeight| {
             (w.tensor_type(), w.rows(), w.cols()) == (first.tensor_type(), first.rows(), first.cols())
         };
         let together = columns <= GATED
@@ -450,7 +335,7 @@ impl Step<'_> {
     }
 
     /// Queues the whole step, and the check of its result.
-    fn queue_all(&self) -> Queued {
+    pub(super) fn queue_all(&self) -> Queued {
         for i in 0..self.program().ops.len() {
             self.queue(i)?;
         }
@@ -461,305 +346,9 @@ impl Step<'_> {
 }
 
 /// The buffer of the logits, or that which the hidden states are made of.
-fn result_of(program: &Program) -> BufferId {
+pub(super) fn result_of(program: &Program) -> BufferId {
     match (program.logits, &program.hidden) {
         (Some(logits), _) => logits,
         (None, Hidden::Buffer(id) | Hidden::Norm { input: id, .. }) => *id,
-    }
-}
-
-impl CudaState {
-    pub(super) fn scratch_bytes(shared: &Shared, room: &Room) -> u64 {
-        Sizes::of(shared, room).bytes() as u64
-    }
-
-    pub(super) fn new(shared: Arc<Shared>, room: Room) -> std::result::Result<CudaState, CudaError> {
-        let (program, device) = (&shared.program, &shared.device);
-        let mut buffers = Vec::new();
-        for (buffer, parts) in program.buffers.iter().zip(&shared.parts) {
-            let columns = shared.room_of(buffer.extent, &room);
-            buffers.push(match buffer.element {
-                Element::F32 => Buffer::Floats(Floats::zeroed(device, columns, buffer.width)?),
-                Element::Blocks => {
-                    Buffer::Blocks(Blocks::zeroed(device, columns * parts, buffer.width / parts)?)
-                }
-            });
-        }
-        let layout = KvLayout::new(&program.spec, room.pages, room.kv);
-        let caches = shared.caches(&layout)?;
-        let scratch = Scratch::new(&shared, &room)?;
-        let few = StepInputs::new(device, program, &room, RECORDED.min(room.columns))?;
-        let many = StepInputs::new(device, program, &room, room.columns)?;
-        let stream = device.stream()?;
-        Ok(CudaState {
-            stream,
-            room,
-            buffers,
-            caches,
-            scratch,
-            few,
-            many,
-            graphs: HashMap::new(),
-            logits: Vec::new(),
-            outputs: 0,
-            failure: None,
-            shared,
-        })
-    }
-
-    /// Runs a step; true when its result is finite. With `times`, operation by operation.
-    fn run(
-        &mut self,
-        columns: &[Column],
-        tables: &[&[PageId]],
-        outputs: &[usize],
-        times: Option<&mut Vec<Duration>>,
-    ) -> std::result::Result<bool, CudaError> {
-        let shared = self.shared.clone();
-        let program = &shared.program;
-        let is_few = columns.len() <= self.few.columns;
-        let inputs = if is_few { &mut self.few } else { &mut self.many };
-        let shape = inputs.send(&self.stream, program, &self.room, columns, tables, outputs)?;
-        let step = Step {
-            shared: &shared,
-            stream: &self.stream,
-            buffers: &self.buffers,
-            caches: &self.caches,
-            scratch: &self.scratch,
-            inputs,
-            shape,
-        };
-        if let Some(times) = times {
-            let mut stamps = vec![self.stream.stamp()?];
-            for i in 0..program.ops.len() {
-                step.queue(i)?;
-                stamps.push(self.stream.stamp()?);
-            }
-            times.clear();
-            for pair in stamps.windows(2) {
-                times.push(Duration::from_secs_f64(pair[0].seconds_to(&pair[1])?.max(0.0)));
-            }
-            self.stream.clear(&self.scratch.flag)?;
-            ops::check_finite(
-                &self.stream,
-                step.floats(result_of(program)),
-                outputs.len(),
-                &self.scratch.flag,
-            )?;
-        } else if is_few {
-            match self.graphs.get(&shape) {
-                Some(Some(graph)) => self.stream.replay(graph)?,
-                // The first of its kind loads the kernels that it needs, which cannot be recorded.
-                None => {
-                    step.queue_all()?;
-                    if self.graphs.len() >= GRAPHS {
-                        self.graphs.clear();
-                    }
-                    self.graphs.insert(shape, None);
-                }
-                Some(None) => {
-                    let graph = self.stream.record(|_| step.queue_all())?;
-                    self.stream.replay(&graph)?;
-                    self.graphs.insert(shape, Some(graph));
-                }
-            }
-        } else {
-            step.queue_all()?;
-        }
-        if let Some(logits) = program.logits {
-            self.logits.resize(outputs.len() * program.spec.vocab_size, 0.0);
-            match &self.buffers[logits.0] {
-                Buffer::Floats(floats) => floats.read(&self.stream, &mut self.logits)?,
-                Buffer::Blocks(_) => unreachable!("logits are floats"),
-            }
-        }
-        let mut flag = [0; 4];
-        self.stream.download(&self.scratch.flag, 0, &mut flag)?;
-        Ok(flag == [0; 4])
-    }
-
-    /// Runs the step again, one operation at a time, to find the first result that is not finite.
-    fn diagnose(
-        &mut self,
-        columns: &[Column],
-        tables: &[&[PageId]],
-        outputs: &[usize],
-    ) -> std::result::Result<Option<usize>, CudaError> {
-        let shared = self.shared.clone();
-        let shape = self.many.send(&self.stream, &shared.program, &self.room, columns, tables, outputs)?;
-        let step = Step {
-            shared: &shared,
-            stream: &self.stream,
-            buffers: &self.buffers,
-            caches: &self.caches,
-            scratch: &self.scratch,
-            inputs: &self.many,
-            shape,
-        };
-        self.stream.clear(&self.scratch.flag)?;
-        for (i, op) in shared.program.ops.iter().enumerate() {
-            step.queue(i)?;
-            let Some(out) = op.out() else { continue };
-            if let Buffer::Floats(floats) = &self.buffers[out.0] {
-                let mut flag = [0; 4];
-                ops::check_finite(&self.stream, floats, step.count(out), &self.scratch.flag)?;
-                self.stream.download(&self.scratch.flag, 0, &mut flag)?;
-                if flag != [0; 4] {
-                    return Ok(Some(i));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    fn step_with(
-        &mut self,
-        columns: &[Column],
-        tables: &[&[PageId]],
-        outputs: &[usize],
-        times: Option<&mut Vec<Duration>>,
-    ) -> Result<()> {
-        self.outputs = 0;
-        check_step(&self.shared.program, &self.room, columns, tables, outputs)?;
-        let what = "the GPU failed";
-        if let Some(e) = self.failure.take() {
-            return Err(failed(what, &e));
-        }
-        if self.run(columns, tables, outputs, times).map_err(|e| failed(what, &e))? {
-            self.outputs = outputs.len();
-            return Ok(());
-        }
-        let op = self.diagnose(columns, tables, outputs).map_err(|e| failed(what, &e))?;
-        Err(not_finite(&self.shared.program, op, columns))
-    }
-
-    /// Notes a failure for the next step.
-    fn note(&mut self, done: Queued) {
-        if let Err(e) = done {
-            self.failure.get_or_insert(e);
-        }
-    }
-
-    fn shifted(&mut self, shift: Shift, from: &[PageId], to: &[PageId]) -> Queued {
-        use mdl_kernels::cuda::ops::{Inputs, Kind};
-        let Shift { keep, discard, len } = shift;
-        let shared = self.shared.clone();
-        let program = &shared.program;
-        // Positions only move down, so in order nothing is overwritten that is still to be read.
-        let moves =
-            |p: usize| (slot(from, p) as u32, slot(to, if p < keep { p } else { p - discard }) as u32);
-        let stay: Vec<_> = (0..keep).map(moves).filter(|(a, b)| a != b).collect();
-        let all: Vec<_> = stay.iter().copied().chain((keep + discard..len).map(moves)).collect();
-        let slots = Kind::Below((self.caches.first().map_or(0, Cache::slots)) as u32);
-        let mut fields = vec![(all.len(), slots), (all.len(), slots)];
-        fields.extend(program.rotations.iter().map(|r| (2 * r.pairs(), Kind::Floats)));
-        let mut inputs = Inputs::zeroed(&shared.device, &fields)?;
-        inputs.set(0, all.iter().map(|(a, _)| *a));
-        inputs.set(1, all.iter().map(|(_, b)| *b));
-        for (i, rotation) in program.rotations.iter().enumerate() {
-            // What is in the cache has been stretched already.
-            let frequencies = rotation.frequencies(self.room.context).pure();
-            let mut table = vec![0.0; 2 * frequencies.pairs()];
-            frequencies.table(-(discard as i64), &mut table);
-            inputs.set_floats(2 + i, &table);
-        }
-        inputs.send(&self.stream)?;
-        let (sources, targets) = (inputs.field(0), inputs.field(1));
-        for (block, cache) in self.caches.iter().enumerate() {
-            let i = usize::from(program.spec.is_local(block));
-            let halves = program.spec.rope.kind == RopeKind::Neox;
-            let angles = (i < program.rotations.len()).then(|| inputs.field(2 + i));
-            let rotation = angles.as_ref().map(|field| (field, program.rotations[i].pairs(), halves));
-            let (count, turned_from) = (all.len(), stay.len());
-            let moves = Moves { from: &sources, to: &targets, count, turned_from, rotation };
-            ops::shift(&self.stream, cache, &moves)?;
-        }
-        self.stream.wait()
-    }
-
-    fn hidden_of(&mut self, i: usize) -> std::result::Result<Vec<f32>, CudaError> {
-        let shared = self.shared.clone();
-        let program = &shared.program;
-        let (buffer, norm) = match &program.hidden {
-            Hidden::Buffer(id) => (*id, None),
-            Hidden::Norm { input, norm } => (*input, Some(norm)),
-        };
-        let width = program.buffers[buffer.0].width;
-        let step = Step {
-            shared: &shared,
-            stream: &self.stream,
-            buffers: &self.buffers,
-            caches: &self.caches,
-            scratch: &self.scratch,
-            inputs: &self.many,
-            shape: Shape { columns: 0, outputs: self.outputs, chunks: 0, tiles: 0, is_decode: false },
-        };
-        let mut all = vec![0.0; (i + 1) * width];
-        match norm {
-            None => step.floats(buffer).read(&self.stream, &mut all)?,
-            Some(norm) => {
-                let out = Floats::zeroed(&shared.device, i + 1, width)?;
-                let from = step.floats(buffer);
-                ops::norm(&self.stream, &step.norm_of(norm), from, i + 1, Output::Floats(&out))?;
-                out.read(&self.stream, &mut all)?;
-            }
-        }
-        Ok(all.split_off(i * width))
-    }
-}
-
-impl State for CudaState {
-    fn step(&mut self, columns: &[Column], tables: &[&[PageId]], outputs: &[usize]) -> Result<()> {
-        self.step_with(columns, tables, outputs, None)
-    }
-
-    fn step_timed(
-        &mut self,
-        columns: &[Column],
-        tables: &[&[PageId]],
-        outputs: &[usize],
-    ) -> Result<Vec<Duration>> {
-        let mut times = Vec::new();
-        self.step_with(columns, tables, outputs, Some(&mut times))?;
-        Ok(times)
-    }
-
-    fn logits(&mut self, i: usize) -> &mut [f32] {
-        assert!(i < self.outputs, "output {i} of {}", self.outputs);
-        match self.all_logits().into_iter().nth(i) {
-            Some(logits) => logits,
-            None => panic!("a model of embeddings has no logits"),
-        }
-    }
-
-    fn all_logits(&mut self) -> Vec<&mut [f32]> {
-        if self.shared.program.logits.is_none() {
-            return Vec::new();
-        }
-        let width = self.shared.program.spec.vocab_size;
-        self.logits.chunks_exact_mut(width).take(self.outputs).collect()
-    }
-
-    fn hidden(&mut self, i: usize) -> Vec<f32> {
-        assert!(i < self.outputs, "output {i} of {}", self.outputs);
-        match self.hidden_of(i) {
-            Ok(hidden) => hidden,
-            Err(e) => {
-                self.note(Err(e));
-                vec![f32::NAN; self.shared.program.spec.embedding_length]
-            }
-        }
-    }
-
-    fn copy_page(&mut self, from: PageId, to: PageId) {
-        assert!(from.index().max(to.index()) < self.room.pages, "a page is beyond the cache");
-        let copy = |cache: &Cache| ops::copy_page(&self.stream, cache, from.index(), to.index());
-        let done = self.caches.iter().try_for_each(copy);
-        self.note(done);
-    }
-
-    fn shift(&mut self, shift: Shift, from: &[PageId], to: &[PageId]) {
-        let done = self.shifted(shift, from, to);
-        self.note(done);
     }
 }

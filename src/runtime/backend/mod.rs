@@ -8,6 +8,8 @@ mod cpu_ops;
 mod cpu_split;
 mod cpu_step;
 mod cuda_inputs;
+mod cuda_scratch;
+mod cuda_state;
 mod cuda_step;
 mod observe;
 
