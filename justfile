@@ -4,6 +4,10 @@
 check:
     bash .ci/run
 
+# On a machine with an NVIDIA GPU: the same answers as the CPU, and how fast.
+gpu-check mdl="target/release/mdl" *arguments="":
+    python3 benches/gpu_check.py {{mdl}} {{arguments}}
+
 # Accept or reject changed snapshots.
 review:
     cargo insta review

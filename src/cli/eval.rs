@@ -10,6 +10,7 @@ use super::{Global, usage, write_out};
 use crate::diagnostic::Result;
 use crate::pipeline::measure::{self, Measured, Reading};
 use crate::pipeline::models;
+use crate::runtime::device::DeviceChoice;
 use crate::runtime::perplexity::Estimate;
 use crate::world::SystemWorld;
 
@@ -21,7 +22,8 @@ Examples:
   mdl eval story -f heldout.txt
   mdl eval story:q4_K_M --against story:f16 -f heldout.txt
   mdl eval model.gguf --against f16.gguf --json
-  mdl eval story:q4_0 --against story:f16 --max-kld 0.05      fails above it, for a pipeline")]
+  mdl eval story:q4_0 --against story:f16 --max-kld 0.05      fails above it, for a pipeline
+  mdl eval story --device cuda --against story --against-device cpu      how far a GPU is from the CPU")]
 pub(super) struct Eval {
     /// The model: a name of the store, or the path of a GGUF file
     model: String,
@@ -33,6 +35,10 @@ pub(super) struct Eval {
     /// The model it was made of, or any other that reads text as the same tokens
     #[arg(long, value_name = "SOURCE")]
     against: Option<String>,
+
+    /// Where SOURCE computes, as --device [default: where the model does]
+    #[arg(long, value_name = "DEVICE", requires = "against")]
+    against_device: Option<DeviceChoice>,
 
     #[command(flatten)]
     chunks: ChunkOptions,
@@ -63,13 +69,13 @@ impl ChunkOptions {
         if self.chunks == Some(0) {
             return Err(usage("`--chunks 0` leaves nothing to read"));
         }
-        Ok(Reading { context: self.ctx, chunks: self.chunks, compute: global.compute() })
+        Ok(Reading { context: self.ctx, chunks: self.chunks, compute: global.compute(), source_device: None })
     }
 }
 
 impl Eval {
     pub(super) fn run(self, global: &Global) -> Result<()> {
-        let reading = self.chunks.reading(global)?;
+        let reading = Reading { source_device: self.against_device, ..self.chunks.reading(global)? };
         let store = global.open_store()?;
         let text = match &self.file {
             Some(path) => measure::read_text(&SystemWorld, path)?,

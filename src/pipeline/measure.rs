@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::ir::Module;
 use crate::runtime::chunks::{self, Chunks};
-use crate::runtime::device::Compute;
+use crate::runtime::device::{Compute, DeviceChoice};
 use crate::runtime::divergence::{Divergence, divergence};
 use crate::runtime::loaded::Loaded;
 use crate::runtime::perplexity::{Estimate, perplexity};
@@ -42,6 +42,8 @@ pub struct Reading {
     pub chunks: Option<usize>,
     /// What the model computes with.
     pub compute: Compute,
+    /// Where its source computes; `None` for the same place.
+    pub source_device: Option<DeviceChoice>,
 }
 
 /// How far a measurement is.
@@ -124,7 +126,8 @@ pub fn measure(
             (perplexity(&mut session, &chunks, tell)?.value(), None)
         }
         Some(source) => {
-            let source = Loaded::open(source, reading.compute)?;
+            let device = reading.source_device.unwrap_or(reading.compute.device);
+            let source = Loaded::open(source, Compute { device, ..reading.compute })?;
             if Chunks::of_text(&source, text, context, reading.chunks).ok().as_ref() != Some(&chunks) {
                 return Err(Diagnostic::error("the model and its source read the text as other tokens")
                     .code("other-vocabulary")

@@ -102,7 +102,7 @@ pub(super) fn place(program: Program, compute: &Compute) -> Result<Placed> {
             return Ok(Placed { backend: Arc::new(Cuda::new(program, weights)), note: None });
         }
         DeviceChoice::Auto => match best(&program) {
-            Ok(ordinal) => match OnDevice::bring(&program, ordinal) {
+            Ok(device) => match OnDevice::bring(&program, device.info().ordinal) {
                 Ok(weights) => {
                     return Ok(Placed { backend: Arc::new(Cuda::new(program, weights)), note: None });
                 }
@@ -122,7 +122,7 @@ fn instead(why: &str) -> Diagnostic {
 }
 
 /// The GPU with the most free memory, if the weights fit there; else why there is none.
-fn best(program: &Program) -> std::result::Result<usize, Option<String>> {
+fn best(program: &Program) -> std::result::Result<cuda::Device, Option<String>> {
     let devices = match cuda::devices() {
         Ok(devices) => devices,
         Err(CudaError::NoDriver) => return Err(None),
@@ -131,18 +131,20 @@ fn best(program: &Program) -> std::result::Result<usize, Option<String>> {
     let Some(needed) = weight_bytes(program) else {
         return Err(Some("the model has a type of weights that no GPU kernel multiplies".to_owned()));
     };
-    let mut most: Option<(usize, usize)> = None;
+    let mut most: Option<(cuda::Device, usize)> = None;
     let mut failure = None;
     for device in devices {
-        match cuda::Device::open(device.ordinal).and_then(|d| d.memory()) {
-            Ok((free, _)) if most.is_none_or(|(_, of)| free > of) => most = Some((device.ordinal, free)),
+        match cuda::Device::open(device.ordinal).and_then(|d| Ok((d.memory()?.0, d))) {
+            Ok((free, device)) if most.as_ref().is_none_or(|(_, of)| free > *of) => {
+                most = Some((device, free))
+            }
             Ok(_) => {}
             Err(e) => failure = Some(e.to_string()),
         }
     }
     match most {
         // A tenth for the cache and the buffers of a usual context.
-        Some((ordinal, free)) if needed.saturating_add(needed / 10) <= free => Ok(ordinal),
+        Some((device, free)) if needed.saturating_add(needed / 10) <= free => Ok(device),
         Some((_, free)) => {
             Err(Some(format!("the weights take {needed} bytes, and {free} are free on the GPU")))
         }

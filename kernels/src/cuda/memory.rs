@@ -44,6 +44,8 @@ impl Memory {
         let memory = Memory { block: Arc::new(Block { context, at, bytes }) };
         // SAFETY: the memory has `size` bytes.
         unsafe { result::memset_d8_sync(at, 0, size) }.tried("clear GPU memory")?;
+        // The host does not wait for that, nor do streams that are not the driver's own.
+        result::ctx::synchronize().tried("clear GPU memory")?;
         Ok(memory)
     }
 
