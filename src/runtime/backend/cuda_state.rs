@@ -26,11 +26,8 @@ const GRAPHS: usize = 64;
 /// The buffers of a step and the cache, on a GPU.
 pub(super) struct CudaState {
     shared: Arc<Shared>,
-    stream: Stream,
+    held: Held,
     room: Room,
-    buffers: Vec<Buffer>,
-    caches: Vec<Cache>,
-    scratch: Scratch,
     /// Of steps of up to [`RECORDED`] columns, and of all.
     few: StepInputs,
     many: StepInputs,
@@ -41,6 +38,21 @@ pub(super) struct CudaState {
     outputs: usize,
     /// What failed where no error could be returned: the next step returns it.
     failure: Option<CudaError>,
+}
+
+/// What every step works with.
+struct Held {
+    stream: Stream,
+    buffers: Vec<Buffer>,
+    caches: Vec<Cache>,
+    scratch: Scratch,
+}
+
+impl Held {
+    fn step<'a>(&'a self, shared: &'a Shared, inputs: &'a StepInputs, shape: Shape) -> Step<'a> {
+        let Held { stream, buffers, caches, scratch } = self;
+        Step { shared, stream, buffers, caches, scratch, inputs, shape }
+    }
 }
 
 impl CudaState {
@@ -63,11 +75,8 @@ impl CudaState {
         let many = StepInputs::new(device, program, &room, room.columns)?;
         let stream = device.stream()?;
         Ok(CudaState {
-            stream,
+            held: Held { stream, buffers, caches, scratch },
             room,
-            buffers,
-            caches,
-            scratch,
             few,
             many,
             graphs: HashMap::new(),
@@ -90,36 +99,28 @@ impl CudaState {
         let program = &shared.program;
         let is_few = columns.len() <= self.few.columns;
         let inputs = if is_few { &mut self.few } else { &mut self.many };
-        let shape = inputs.send(&self.stream, program, &self.room, columns, tables, outputs)?;
-        let step = Step {
-            shared: &shared,
-            stream: &self.stream,
-            buffers: &self.buffers,
-            caches: &self.caches,
-            scratch: &self.scratch,
-            inputs,
-            shape,
-        };
+        let shape = inputs.send(&self.held.stream, program, &self.room, columns, tables, outputs)?;
+        let step = self.held.step(&shared, inputs, shape);
         if let Some(times) = times {
-            let mut stamps = vec![self.stream.stamp()?];
+            let mut stamps = vec![self.held.stream.stamp()?];
             for i in 0..program.ops.len() {
                 step.queue(i)?;
-                stamps.push(self.stream.stamp()?);
+                stamps.push(self.held.stream.stamp()?);
             }
             times.clear();
             for pair in stamps.windows(2) {
                 times.push(Duration::from_secs_f64(pair[0].seconds_to(&pair[1])?.max(0.0)));
             }
-            self.stream.clear(&self.scratch.flag)?;
+            self.held.stream.clear(&self.held.scratch.flag)?;
             ops::check_finite(
-                &self.stream,
+                &self.held.stream,
                 step.floats(result_of(program)),
                 outputs.len(),
-                &self.scratch.flag,
+                &self.held.scratch.flag,
             )?;
         } else if is_few {
             match self.graphs.get(&shape) {
-                Some(Some(graph)) => self.stream.replay(graph)?,
+                Some(Some(graph)) => self.held.stream.replay(graph)?,
                 // The first of its kind loads the kernels that it needs, which cannot be recorded.
                 None => {
                     step.queue_all()?;
@@ -129,8 +130,8 @@ impl CudaState {
                     self.graphs.insert(shape, None);
                 }
                 Some(None) => {
-                    let graph = self.stream.record(|_| step.queue_all())?;
-                    self.stream.replay(&graph)?;
+                    let graph = self.held.stream.record(|_| step.queue_all())?;
+                    self.held.stream.replay(&graph)?;
                     self.graphs.insert(shape, Some(graph));
                 }
             }
@@ -139,13 +140,13 @@ impl CudaState {
         }
         if let Some(logits) = program.logits {
             self.logits.resize(outputs.len() * program.spec.vocab_size, 0.0);
-            match &self.buffers[logits.0] {
-                Buffer::Floats(floats) => floats.read(&self.stream, &mut self.logits)?,
+            match &self.held.buffers[logits.0] {
+                Buffer::Floats(floats) => floats.read(&self.held.stream, &mut self.logits)?,
                 Buffer::Blocks(_) => unreachable!("logits are floats"),
             }
         }
         let mut flag = [0; 4];
-        self.stream.download(&self.scratch.flag, 0, &mut flag)?;
+        self.held.stream.download(&self.held.scratch.flag, 0, &mut flag)?;
         Ok(flag == [0; 4])
     }
 
@@ -157,24 +158,17 @@ impl CudaState {
         outputs: &[usize],
     ) -> std::result::Result<Option<usize>, CudaError> {
         let shared = self.shared.clone();
-        let shape = self.many.send(&self.stream, &shared.program, &self.room, columns, tables, outputs)?;
-        let step = Step {
-            shared: &shared,
-            stream: &self.stream,
-            buffers: &self.buffers,
-            caches: &self.caches,
-            scratch: &self.scratch,
-            inputs: &self.many,
-            shape,
-        };
-        self.stream.clear(&self.scratch.flag)?;
+        let shape =
+            self.many.send(&self.held.stream, &shared.program, &self.room, columns, tables, outputs)?;
+        let step = self.held.step(&shared, &self.many, shape);
+        self.held.stream.clear(&self.held.scratch.flag)?;
         for (i, op) in shared.program.ops.iter().enumerate() {
             step.queue(i)?;
             let Some(out) = op.out() else { continue };
-            if let Buffer::Floats(floats) = &self.buffers[out.0] {
+            if let Buffer::Floats(floats) = &self.held.buffers[out.0] {
                 let mut flag = [0; 4];
-                ops::check_finite(&self.stream, floats, step.count(out), &self.scratch.flag)?;
-                self.stream.download(&self.scratch.flag, 0, &mut flag)?;
+                ops::check_finite(&self.held.stream, floats, step.count(out), &self.held.scratch.flag)?;
+                self.held.stream.download(&self.held.scratch.flag, 0, &mut flag)?;
                 if flag != [0; 4] {
                     return Ok(Some(i));
                 }
@@ -220,7 +214,7 @@ impl CudaState {
             |p: usize| (slot(from, p) as u32, slot(to, if p < keep { p } else { p - discard }) as u32);
         let stay: Vec<_> = (0..keep).map(moves).filter(|(a, b)| a != b).collect();
         let all: Vec<_> = stay.iter().copied().chain((keep + discard..len).map(moves)).collect();
-        let slots = Kind::Below((self.caches.first().map_or(0, Cache::slots)) as u32);
+        let slots = Kind::Below((self.held.caches.first().map_or(0, Cache::slots)) as u32);
         let mut fields = vec![(all.len(), slots), (all.len(), slots)];
         fields.extend(program.rotations.iter().map(|r| (2 * r.pairs(), Kind::Floats)));
         let mut inputs = Inputs::zeroed(&shared.device, &fields)?;
@@ -233,18 +227,18 @@ impl CudaState {
             frequencies.table(-(discard as i64), &mut table);
             inputs.set_floats(2 + i, &table);
         }
-        inputs.send(&self.stream)?;
+        inputs.send(&self.held.stream)?;
         let (sources, targets) = (inputs.field(0), inputs.field(1));
-        for (block, cache) in self.caches.iter().enumerate() {
+        for (block, cache) in self.held.caches.iter().enumerate() {
             let i = usize::from(program.spec.is_local(block));
             let halves = program.spec.rope.kind == RopeKind::Neox;
             let angles = (i < program.rotations.len()).then(|| inputs.field(2 + i));
             let rotation = angles.as_ref().map(|field| (field, program.rotations[i].pairs(), halves));
             let (count, turned_from) = (all.len(), stay.len());
             let moves = Moves { from: &sources, to: &targets, count, turned_from, rotation };
-            ops::shift(&self.stream, cache, &moves)?;
+            ops::shift(&self.held.stream, cache, &moves)?;
         }
-        self.stream.wait()
+        self.held.stream.wait()
     }
 
     fn hidden_of(&mut self, i: usize) -> std::result::Result<Vec<f32>, CudaError> {
@@ -255,23 +249,16 @@ impl CudaState {
             Hidden::Norm { input, norm } => (*input, Some(norm)),
         };
         let width = program.buffers[buffer.0].width;
-        let step = Step {
-            shared: &shared,
-            stream: &self.stream,
-            buffers: &self.buffers,
-            caches: &self.caches,
-            scratch: &self.scratch,
-            inputs: &self.many,
-            shape: Shape { columns: 0, outputs: self.outputs, chunks: 0, tiles: 0, is_decode: false },
-        };
+        let shape = Shape { columns: 0, outputs: self.outputs, chunks: 0, tiles: 0, is_decode: false };
+        let step = self.held.step(&shared, &self.many, shape);
         let mut all = vec![0.0; (i + 1) * width];
         match norm {
-            None => step.floats(buffer).read(&self.stream, &mut all)?,
+            None => step.floats(buffer).read(&self.held.stream, &mut all)?,
             Some(norm) => {
                 let out = Floats::zeroed(&shared.device, i + 1, width)?;
                 let from = step.floats(buffer);
-                ops::norm(&self.stream, &step.norm_of(norm), from, i + 1, Output::Floats(&out))?;
-                out.read(&self.stream, &mut all)?;
+                ops::norm(&self.held.stream, &step.norm_of(norm), from, i + 1, Output::Floats(&out))?;
+                out.read(&self.held.stream, &mut all)?;
             }
         }
         Ok(all.split_off(i * width))
@@ -323,8 +310,8 @@ impl State for CudaState {
 
     fn copy_page(&mut self, from: PageId, to: PageId) {
         assert!(from.index().max(to.index()) < self.room.pages, "a page is beyond the cache");
-        let copy = |cache: &Cache| ops::copy_page(&self.stream, cache, from.index(), to.index());
-        let done = self.caches.iter().try_for_each(copy);
+        let copy = |cache: &Cache| ops::copy_page(&self.held.stream, cache, from.index(), to.index());
+        let done = self.held.caches.iter().try_for_each(copy);
         self.note(done);
     }
 

@@ -133,6 +133,8 @@ pub struct Inputs {
     memory: Memory,
     host: Pinned,
     bounds: Vec<Bound>,
+    /// Bytes up to the last that was written since the last [`Inputs::send`].
+    used: usize,
 }
 
 /// What the numbers of a field are.
@@ -178,7 +180,12 @@ impl Inputs {
             bounds.push(Bound { at: bytes, len: *len, kind: *kind });
             bytes = bytes.saturating_add(len.saturating_mul(4)).next_multiple_of(16);
         }
-        Ok(Inputs { memory: Memory::zeroed(device, bytes)?, host: Pinned::zeroed(device, bytes)?, bounds })
+        Ok(Inputs {
+            memory: Memory::zeroed(device, bytes)?,
+            host: Pinned::zeroed(device, bytes)?,
+            bounds,
+            used: 0,
+        })
     }
 
     /// Field `i` on the device.
@@ -197,10 +204,13 @@ impl Inputs {
     pub fn set(&mut self, i: usize, values: impl IntoIterator<Item = u32>) {
         let Kind::Below(below) = self.bounds[i].kind else { panic!("a field of indices") };
         let to = self.numbers(i);
-        for (n, value) in values.into_iter().enumerate() {
+        let mut count = 0;
+        for value in values {
             assert!(value < below, "an index is below its bound");
-            to[n] = value;
+            to[count] = value;
+            count += 1;
         }
+        self.use_first(i, count);
     }
 
     /// Writes the first tiles of field `i`: the first column of each, and how many.
@@ -210,10 +220,13 @@ impl Inputs {
     pub fn set_tiles(&mut self, i: usize, tiles: impl IntoIterator<Item = (u32, u32)>) {
         let Kind::Tiles(columns) = self.bounds[i].kind else { panic!("a field of tiles") };
         let to = self.numbers(i).as_chunks_mut().0;
-        for (n, (first, count)) in tiles.into_iter().enumerate() {
+        let mut written = 0;
+        for (first, count) in tiles {
             assert!(first < columns && count <= columns - first, "a tile is of the columns");
-            to[n] = [first, count];
+            to[written] = [first, count];
+            written += 1;
         }
+        self.use_first(i, 2 * written);
     }
 
     /// Writes the first floats of field `i`.
@@ -224,6 +237,12 @@ impl Inputs {
         assert_eq!(self.bounds[i].kind, Kind::Floats, "a field of floats");
         let to: &mut [f32] = bytemuck::cast_slice_mut(self.numbers(i));
         to[..values.len()].copy_from_slice(values);
+        self.use_first(i, values.len());
+    }
+
+    /// Notes that the first numbers of a field were written.
+    fn use_first(&mut self, i: usize, count: usize) {
+        self.used = self.used.max(self.bounds[i].at + 4 * count);
     }
 
     fn numbers(&mut self, i: usize) -> &mut [u32] {
@@ -231,12 +250,14 @@ impl Inputs {
         bytemuck::cast_slice_mut(&mut self.host.bytes_mut()[at..at + 4 * len])
     }
 
-    /// Copies all of it to the device, after what is queued.
+    /// Copies it to the device up to the last number that was written, after what is queued: a long field that is seldom
+    /// full is best the last.
     ///
     /// # Errors
     /// The driver fails.
-    pub fn send(&self, stream: &Stream) -> Result<(), CudaError> {
-        stream.upload(self.host.bytes(), &self.memory, 0)
+    pub fn send(&mut self, stream: &Stream) -> Result<(), CudaError> {
+        let used = std::mem::take(&mut self.used);
+        stream.upload(&self.host.bytes()[..used], &self.memory, 0)
     }
 }
 
